@@ -1,0 +1,1 @@
+"""align: recipes that take a language model through its alignment, and say how sure the result is."""
