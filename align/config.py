@@ -1,0 +1,127 @@
+"""The few blocks of a recipe that stages share. Each field's docstring is its documentation everywhere."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Config(BaseModel):
+    """A frozen block of a recipe; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Model(Config):
+    """A checkpoint from outside the recipe: an entry of `models:`."""
+
+    path: str
+    """A local folder (relative to the recipe) or a hub name such as `HuggingFaceTB/SmolLM2-135M`."""
+    revision: str = "main"
+    """Branch, tag or commit on the hub. Keys use the commit it resolves to."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of the weights and of the computation."""
+    template: str | None = None
+    """Chat template: none for the model's own, `plain` or `raw` for base models, or a path to a jinja file."""
+    stop: tuple[str, ...] = ()
+    """Further texts of single tokens that end a reply, such as `<|im_end|>`; the model's own end tokens always do."""
+    quantize: Literal["4bit"] | None = None
+    """Load frozen weights in 4 bits for QLoRA; needs bitsandbytes and a GPU."""
+
+
+class Data(Config):
+    """A dataset from outside the recipe: an entry of `data:`."""
+
+    path: str
+    """A hub name, a file (json, jsonl, csv, tsv, parquet, txt, each also .gz; .zip with `member`), a folder, or
+    `toy` for the generated toy world."""
+    format: str | None = None
+    """Name of the row format (`align stages formats` lists them); none means: recognise it by its columns."""
+    columns: dict[str, str] = {}
+    """Renames columns before the format is read: `{response: answer}` reads column `answer` as `response`."""
+    split: str | None = None
+    """Split of a hub dataset or folder, such as `train_sft`."""
+    config: str | None = None
+    """Configuration (subset) of a hub dataset."""
+    data_dir: str | None = None
+    """Sub-folder of a hub dataset."""
+    revision: str = "main"
+    """Branch, tag or commit on the hub."""
+    member: str | None = None
+    """File inside a zip."""
+    encoding: str = "utf-8"
+    """Text encoding of local files."""
+    part: tuple[float, float] = (0.0, 1.0)
+    """The share of the rows to take, by a seeded hash of their prompt: `[0.0, 0.9]` and `[0.9, 1.0]` never overlap."""
+    skip: int = Field(0, ge=0)
+    """Leave out this many rows first, in file order."""
+    limit: int | None = Field(None, gt=0)
+    """Take at most this many rows, after `skip`, filters and `part`."""
+    shuffle: bool = False
+    """Shuffle with the recipe's seed before `skip` and `limit`."""
+    prompt_words: int | None = Field(None, gt=0)
+    """Plain text only: the first so many words become the prompt and the rest the reply."""
+    min_words: int = Field(0, ge=0)
+    """Drop rows whose shortest reply (or text) has fewer words."""
+    max_words: int | None = Field(None, gt=0)
+    """Drop rows whose longest reply (or text) has more words."""
+    deduplicate: bool = False
+    """Keep one of identical rows."""
+    on_bad_row: Literal["error", "skip"] = "error"
+    """`skip` counts bad rows and writes them to a quarantine file instead of stopping."""
+    options: dict[str, str | int | float | bool] = {}
+    """Further options of the named format or generator."""
+
+
+class Lora(Config):
+    """Low-rank adapters (arXiv:2106.09685) by PEFT."""
+
+    r: int = Field(16, gt=0)
+    """Rank."""
+    alpha: float | None = Field(None, gt=0)
+    """Scale numerator; none means 2 r."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the adapter's input; only sft and pretrain allow it above 0."""
+    targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+    """Module names that get adapters."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(r) (arXiv:2312.03732) instead of alpha / r."""
+
+
+class Optim(Config):
+    """AdamW with a schedule. One step is exactly `batch_size` examples, however they are cut to fit memory."""
+
+    lr: float = Field(2e-5, gt=0)
+    """Peak learning rate."""
+    batch_size: int = Field(16, gt=0)
+    """Examples of one optimizer step, over all processes."""
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """Decay after warm-up; linear and cosine end at `final_lr` times the peak."""
+    warmup: float = Field(0.03, ge=0, le=1)
+    """Share of the steps over which the learning rate rises from 0."""
+    final_lr: float = Field(0.0, ge=0, le=1)
+    """Learning rate at the end, as a share of the peak."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled weight decay, on matrices only."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Adam's decay rates."""
+    eps: float = Field(1e-8, gt=0)
+    """Adam's epsilon."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients of a step are scaled down to at most this norm."""
+
+
+class Sampling(Config):
+    """How replies are drawn."""
+
+    temperature: float = Field(1.0, ge=0)
+    """0 is greedy."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Nucleus mass; 1 keeps everything."""
+    top_k: int = Field(0, ge=0)
+    """Keep the k likeliest tokens; 0 keeps everything."""
+    max_new_tokens: int = Field(256, gt=0)
+    """A reply that has not stopped by then ends with finish reason `length`."""
+    n: int = Field(1, gt=0)
+    """Replies a prompt."""

@@ -1,0 +1,49 @@
+"""Settings of the machine: how a result is computed, never what it is. They are in no recipe and in no key."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from align.errors import Problem, RecipeError
+
+
+class Machine(BaseModel):
+    """Each field can be given by an environment variable, `ALIGN_MAX_TOKENS=4096`, or by the option of the same name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    store: Path = Path("runs")
+    """Folder of artifacts, caches and links, relative to where align is started."""
+    processes: int = Field(1, ge=1)
+    """Ranks of a training stage, launched by accelerate."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where models run."""
+    max_tokens: int = Field(8192, ge=16)
+    """Tokens of one micro-batch, padding included: the one memory knob."""
+    checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, a third more time."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads of each process; none means what torch chooses, at most the cores / processes."""
+    sample_batch: int = Field(64, ge=1)
+    """Replies that are generated side by side."""
+    track: tuple[str, ...] = ()
+    """Trackers through accelerate: tensorboard, wandb, mlflow, trackio. None by default; nothing leaves the machine."""
+
+
+def machine(**options: object) -> Machine:
+    """Machine settings from options (None means not given), then `ALIGN_*` variables, then defaults."""
+    values: dict[str, object] = {}
+    for name in Machine.model_fields:
+        found = os.environ.get(f"ALIGN_{name.upper()}")
+        if found:
+            values[name] = [part.strip() for part in found.split(",")] if name == "track" else found
+    values |= {k: v for k, v in options.items() if v is not None}
+    try:
+        return Machine.model_validate(values)
+    except ValueError as error:
+        problems = [Problem(f"machine.{'.'.join(map(str, e['loc']))}", e["msg"]) for e in error.errors()]  # type: ignore[attr-defined]
+        raise RecipeError(problems) from None

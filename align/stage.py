@@ -1,0 +1,181 @@
+"""The contract of a stage: a small frozen class whose fields are its configuration and whose `run` makes an artifact.
+
+    class Shorten(Stage):
+        \"\"\"Keep the first n words of every reply.\"\"\"
+
+        name = "shorten"
+        makes = "records"
+
+        data: RecordsRef
+        \"\"\"What to shorten.\"\"\"
+        words: int = 20
+        \"\"\"Words to keep.\"\"\"
+
+        def run(self, ctx: Context) -> dict[str, float]:
+            ...
+
+Fields that take other stages' results are references (`$sft` in YAML), typed by the kind they need; the graph of a
+recipe follows from them. A module of stages imports no torch at its top: `align plan` reads fields only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict
+from pydantic_core import core_schema
+
+if TYPE_CHECKING:
+    from align.config import Data, Model
+    from align.machine import Machine
+    from align.store import Artifact, Store
+
+Kind = Literal["policy", "reward", "records", "report"]
+
+
+class Reference:
+    """`$name` in a recipe: the result of a stage, or an entry of `models:` or `data:`."""
+
+    kinds: ClassVar[tuple[Kind, ...]] = ("policy", "reward", "records", "report")
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"${self.name}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Reference) and self.name == other.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    @classmethod
+    def _parse(cls, value: Any) -> Reference:
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, str) and value.startswith("$") and len(value) > 1:
+            return cls(value[1:])
+        raise ValueError(f"expected a reference such as $name to a {' or '.join(cls.kinds)}, found {value!r}")
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            cls._parse, serialization=core_schema.plain_serializer_function_ser_schema(repr)
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
+        return {"type": "string", "pattern": r"^\$.+", "description": f"a reference to a {' or '.join(cls.kinds)}"}
+
+
+class PolicyRef(Reference):
+    """A language model: an entry of `models:` or a stage that makes a policy."""
+
+    kinds = ("policy",)
+
+
+class RewardRef(Reference):
+    """A trained reward model."""
+
+    kinds = ("reward",)
+
+
+class RecordsRef(Reference):
+    """A dataset: an entry of `data:` or a stage that makes records."""
+
+    kinds = ("records",)
+
+
+class Stage(BaseModel, ABC):
+    """One step of a recipe. Subclasses add fields and `run`; they are final."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    name: ClassVar[str]
+    """What a recipe writes after `stage:`."""
+    version: ClassVar[int] = 1
+    """Raise it when the same fields must make a different result; cached results of older versions are left alone."""
+    makes: ClassVar[Kind]
+    """The kind of artifact that `run` makes."""
+    distributed: ClassVar[bool] = False
+    """Whether `run` may be called on several ranks at once."""
+
+    def check(self, ctx: Context) -> dict[str, Any]:
+        """Pre-flight: cheap, on CPU, before any stage computes. Raises AlignError if the result could not be trusted.
+
+        Returns figures for people (rows, tokens, parameters, predicted bytes), shown by `align plan --check`.
+        """
+        return {}
+
+    @abstractmethod
+    def run(self, ctx: Context) -> dict[str, float]:
+        """Writes the artifact's files into `ctx.out` and returns its metrics."""
+
+    def references(self) -> Iterator[tuple[str, Reference]]:
+        """(field path, reference) of every reference in the fields, in field order."""
+        for name in type(self).model_fields:
+            yield from _references(name, getattr(self, name))
+
+
+def _references(path: str, value: Any) -> Iterator[tuple[str, Reference]]:
+    if isinstance(value, Reference):
+        yield path, value
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from _references(f"{path}.{name}", getattr(value, name))
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _references(f"{path}.{name}", item)
+    elif isinstance(value, (list, tuple)):
+        for i, item in enumerate(value):
+            yield from _references(f"{path}.{i}", item)
+
+
+def seed_of(seed: int, *parts: str | int) -> int:
+    """A seed below 2**31 for one role of one stage: `hash(run seed, stage, role)`, the same everywhere."""
+    text = "\0".join(map(str, (seed, *parts)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+
+
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage may use while it runs: its inputs, its folders, its seed, the machine, and a way to tell people."""
+
+    stage: str
+    """The stage's name in the recipe."""
+    key: str
+    """The content key of the artifact being made."""
+    seed: int
+    """The recipe's seed; `ctx.seed_of(role)` derives the seeds to use."""
+    inputs: Mapping[str, Artifact | Model | Data]
+    """What each reference stands for, by its name without the `$`."""
+    store: Store
+    machine: Machine
+    work: Path
+    """A folder of this key that outlives a killed run: checkpoints go here."""
+    out: Path
+    """The folder that becomes the artifact when `run` returns."""
+    emit: Callable[..., None] = field(default=lambda event, **values: None)
+    """`emit("step", step=3, steps=100, loss=1.2, ...)`: one event for the display and for `--json`."""
+    stopping: Callable[[], bool] = field(default=lambda: False)
+    """True once a signal asked the run to stop: finish the step, save, and raise Interrupted(ctx.signal())."""
+    base: Path = field(default_factory=Path.cwd)
+    """The recipe's folder: relative paths start here."""
+
+    def __getitem__(self, reference: Reference) -> Artifact | Model | Data:
+        return self.inputs[reference.name]
+
+    def seed_of(self, *role: str | int) -> int:
+        return seed_of(self.seed, self.stage, *role)
+
+    def note(self, text: str, level: Literal["info", "warning"] = "info") -> None:
+        """One line for people, kept in the events."""
+        self.emit("note", level=level, text=text)
