@@ -1,0 +1,398 @@
+"""The store: artifacts named by what made them, and everything that leads to one or hastens the next.
+
+    artifacts/<key>/        complete and immutable; `manifest.json` was written last
+    work/<key>/             a stage in progress: checkpoints, log, events; `work/<key>/out` becomes the artifact
+    cache/<name>/<key>/     what can be made again: tokens, reference log-probs, samples
+    runs/<recipe>/<stage>   links for people; `runs/<recipe>/last.json` holds the keys of the recipe's last run
+    locks/<name>            one file a lock; the kernel frees it when its holder dies
+    trash/                  what is being deleted
+    hashes.sqlite           contents of files that were read once
+
+A process may be killed at any moment. So a folder appears under its name by one rename and disappears by one, its
+bytes are on disk before its manifest, and the manifest before the rename. Whoever makes an artifact holds the lock of
+its key; only `find` and `get` need none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, NamedTuple, cast
+
+from align.errors import StoreError, suggestion
+from align.stage import Kind
+
+MANIFEST = "manifest.json"
+POLL_SECONDS = 0.2
+RACY_NS = 2_000_000_000
+"""A file younger than this when it was read may change again without a new time stamp; its hash isn't remembered."""
+CACHE_DAYS = 30
+"""A cache entry that nobody used for so long can go."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What a stage made: a folder of the store, or a copy of one elsewhere."""
+
+    kind: Kind
+    key: str
+    path: Path
+    metrics: dict[str, float] = field(default_factory=dict, hash=False)
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """Everything known about how it was made."""
+        return json.loads((self.path / MANIFEST).read_text())
+
+    @classmethod
+    def at(cls, folder: Path) -> Artifact | None:
+        """The artifact in a folder, or None if no complete one is there."""
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text())
+            return cls(cast(Kind, manifest["kind"]), manifest["key"], folder, manifest["metrics"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def damage(self) -> list[str]:
+        """The files that are missing or no longer what the manifest says."""
+        return [
+            name
+            for name, known in self.manifest["files"].items()
+            if not (self.path / name).is_file() or _sha256(self.path / name) != known["sha256"]
+        ]
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """An artifact and what it was made from, as a tree."""
+
+    field: str
+    """The field that took it, such as `policy` or `data.0`; empty for the artifact asked about."""
+    name: str
+    """What the recipe calls it."""
+    key: str
+    artifact: Artifact | None
+    """None for inputs from outside the recipe and for artifacts that were deleted."""
+    inputs: tuple[Ancestor, ...] = ()
+
+
+class Waste(NamedTuple):
+    """Something that can be deleted."""
+
+    path: Path
+    bytes: int
+    why: str
+
+
+@dataclass(frozen=True)
+class Store:
+    """The artifacts, caches and links under one folder."""
+
+    root: Path
+
+    def find(self, key: str) -> Artifact | None:
+        """The artifact of exactly this key."""
+        return Artifact.at(self.root / "artifacts" / key)
+
+    def get(self, address: str) -> Artifact:
+        """The artifact called `recipe/stage`, by the beginning of a key, or by path."""
+        link = self.root / "runs" / address
+        for path in (Path(address), link):
+            if made := Artifact.at(path.resolve()):
+                return made
+        if link.is_symlink():
+            raise StoreError(f"{address}: its artifact {os.readlink(link)} was deleted. Run the recipe again")
+        found = [a for a in self.artifacts() if address and a.key.startswith(address)]
+        if len(found) > 1:
+            keys = ", ".join(a.key for a in found[:5])
+            raise StoreError(f"{address}: {len(found)} artifacts begin so ({keys}). Write more of the key")
+        if not found:
+            hint = suggestion(address, [str(p.relative_to(self.root / "runs")) for p in self._links()])
+            raise StoreError(f"{address}: no such recipe/stage, key or artifact folder in {self.root}.{hint}")
+        return found[0]
+
+    def artifacts(self) -> list[Artifact]:
+        """All artifacts, in the order in which they were finished."""
+        found = [a for p in _children(self.root / "artifacts") if (a := Artifact.at(p))]
+        return sorted(found, key=lambda a: ((a.path / MANIFEST).stat().st_mtime_ns, a.key))
+
+    def lineage(self, artifact: Artifact) -> Ancestor:
+        """The artifact, its inputs, their inputs, and so on."""
+        known: dict[str, tuple[Ancestor, ...]] = {}
+
+        def inputs_of(made: Artifact) -> tuple[Ancestor, ...]:
+            if made.key not in known:
+                known[made.key] = tuple(
+                    Ancestor(path, taken["name"], taken["key"], parent, inputs_of(parent) if parent else ())
+                    for path, taken in made.manifest["inputs"].items()
+                    for parent in [self.find(taken["key"])]
+                )
+            return known[made.key]
+
+        return Ancestor("", artifact.manifest["stage"], artifact.key, artifact, inputs_of(artifact))
+
+    # Making an artifact
+
+    @contextlib.contextmanager
+    def lock(self, key: str, waiting: Callable[[str], None] = lambda owner: None) -> Iterator[None]:
+        """Holds the lock of a key until the block ends or the process dies.
+
+        While another process has it, `waiting` is called with that process's id a few times a second; to give up, it
+        raises.
+        """
+        path = self.root / "locks" / key.replace("/", "-")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a+") as file:
+            while not _acquire(file):
+                file.seek(0)
+                waiting(file.read())
+                time.sleep(POLL_SECONDS)
+            file.truncate(0)
+            print(os.getpid(), end="", file=file, flush=True)
+            yield
+
+    def workspace(self, key: str) -> Path:
+        """The work folder of a key, with an empty `out`; whatever else a killed run left in it is still there."""
+        work = self.root / "work" / key
+        self.discard(work / "out")
+        (work / "out").mkdir(parents=True)
+        return work
+
+    def commit(self, key: str, kind: Kind, metrics: dict[str, float], manifest: dict[str, Any]) -> Artifact:
+        """Turns `work/<key>/out` into the artifact, to which `manifest` adds what else is known, and drops the rest."""
+        out = self.root / "work" / key / "out"
+        if (out / MANIFEST).exists():
+            raise StoreError(f"{out}: a stage must not write {MANIFEST}; it is the store's")
+        files = {str(path.relative_to(out)): _settle(path) for path in _files(out)}
+        _sync_folders(out)
+        write_json(out / MANIFEST, manifest | {"kind": kind, "key": key, "metrics": metrics, "files": files})
+        return self._publish(key)
+
+    def recover(self, key: str) -> Artifact | None:
+        """The artifact of a key, put in place if a kill came between its manifest and its rename."""
+        if found := self.find(key):
+            return found
+        left = Artifact.at(self.root / "work" / key / "out")
+        complete = left is not None and left.key == key and "files" in left.manifest and not left.damage()
+        return self._publish(key) if complete else None
+
+    def _publish(self, key: str) -> Artifact:
+        work, final = self.root / "work" / key, self.root / "artifacts" / key
+        self.discard(final)  # not complete, or there would be nothing to publish
+        final.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(work / "out", final)
+        _sync(final.parent)
+        self.discard(work)
+        made = self.find(key)
+        if made is None:
+            raise StoreError(f"{final}: damaged while it was put in place")
+        return made
+
+    def cached(self, name: str, key: str, make: Callable[[Path], None]) -> Path:
+        """The folder of one cache entry, which `make` fills once, whatever kills it and however many ask."""
+        folder = self.root / "cache" / name / key
+        with contextlib.ExitStack() as stack:
+            if not folder.is_dir():
+                stack.enter_context(self.lock(f"{name}-{key}"))
+            if not folder.is_dir():
+                part = folder.with_name(f".{key}.part")
+                shutil.rmtree(part, ignore_errors=True)
+                part.mkdir(parents=True)
+                make(part)
+                for path in _files(part):
+                    _sync(path)
+                _sync_folders(part)
+                os.rename(part, folder)
+        os.utime(folder)  # used now: see CACHE_DAYS
+        return folder
+
+    # Names for people
+
+    def link(self, recipe: str, stage: str, artifact: Artifact) -> None:
+        """Makes `runs/<recipe>/<stage>` lead to the artifact."""
+        link = self.root / "runs" / recipe / stage
+        link.parent.mkdir(parents=True, exist_ok=True)
+        target = os.path.relpath(self.root / "artifacts" / artifact.key, link.parent)
+        if link.is_symlink() and os.readlink(link) == target:
+            return
+        new = link.with_name(f".{link.name}.{os.getpid()}")
+        new.unlink(missing_ok=True)
+        new.symlink_to(target)
+        os.replace(new, link)
+
+    def last(self, recipe: str) -> dict[str, Any]:
+        """What `remember` was told of the recipe's last run; empty if there was none."""
+        try:
+            return json.loads((self.root / "runs" / recipe / "last.json").read_text())
+        except FileNotFoundError:
+            return {}
+
+    def remember(self, recipe: str, stages: dict[str, Any]) -> None:
+        """Keeps what each stage's key was made of, so that the next plan can say what changed."""
+        (self.root / "runs" / recipe).mkdir(parents=True, exist_ok=True)
+        write_json(self.root / "runs" / recipe / "last.json", stages)
+
+    def _links(self) -> list[Path]:
+        return [p for p in sorted((self.root / "runs").rglob("*")) if p.is_symlink() and not p.name.startswith(".")]
+
+    # Contents of files
+
+    def hash_of(self, path: Path) -> str:
+        """SHA-256 of a file, or of a folder's names and contents, where hidden files don't count.
+
+        Remembered by path, size, time and inode, so that a large file is read once.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with contextlib.closing(sqlite3.connect(self.root / "hashes.sqlite", timeout=60)) as memory, memory:
+            memory.execute("create table if not exists files (path primary key, stamp, sha256)")
+            if path.is_file():
+                return _remembered(memory, path)
+            if not path.is_dir():
+                raise StoreError(f"{path}: no such file or folder")
+            visible = [(p.relative_to(path), p) for p in _files(path)]
+            visible = [(name, p) for name, p in visible if not any(part.startswith(".") for part in name.parts)]
+            return sha256_of([(str(name), _remembered(memory, p)) for name, p in visible])
+
+    # Deleting
+
+    def discard(self, path: Path) -> None:
+        """Deletes a file or folder of the store: gone under its name at once, however long it takes."""
+        if not os.path.lexists(path):
+            return
+        trash = self.root / "trash" / f"{path.name}-{os.getpid()}-{time.time_ns()}"
+        trash.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(path, trash)
+        _delete(trash)
+
+    def collect(self, keep: Iterable[str] = ()) -> list[Waste]:
+        """What can be deleted: whatever no recipe's last run leads to, apart from the keys to keep. Deletes nothing."""
+        last = [self.last(str(p.parent.relative_to(self.root / "runs"))) for p in self.root.glob("runs/**/last.json")]
+        current = {stage["key"] for run in last for stage in run.values()}
+        wanted = self._reachable({*keep, *current, *(Path(os.readlink(p)).name for p in self._links())})
+        stale = time.time() - CACHE_DAYS * 86400
+        waste = [(p, "half deleted") for p in _children(self.root / "trash")]
+        for path in _children(self.root / "artifacts"):
+            if path.name not in wanted:
+                waste.append((path, "no recipe's last run leads to it"))
+        for path in _children(self.root / "work"):
+            if self.find(path.name) or path.name not in current:
+                waste.append((path, "left by a run that its recipe no longer continues"))
+        for path in [p for name in _children(self.root / "cache") for p in _children(name)]:
+            if path.stat().st_mtime < stale:
+                waste.append((path, f"not used for {CACHE_DAYS} days"))
+        return [Waste(path, size_of(path), why) for path, why in waste if not self._locked(path)]
+
+    def _reachable(self, keys: set[str]) -> set[str]:
+        seen: set[str] = set()
+        while keys:
+            seen |= keys
+            made = [a for key in keys if (a := self.find(key))]
+            keys = {taken["key"] for a in made for taken in a.manifest["inputs"].values()} - seen
+        return seen
+
+    def _locked(self, path: Path) -> bool:
+        names = (path.name, f"{path.parent.name}-{path.name.removeprefix('.').removesuffix('.part')}")
+        for lock in (self.root / "locks" / name for name in names):
+            if lock.exists():
+                with open(lock, "a+") as file:
+                    if not _acquire(file):
+                        return True
+        return False
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a file whole or not at all."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(part, "w") as file:
+        json.dump(value, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+    _sync(path.parent)
+
+
+def sha256_of(value: Any) -> str:
+    """SHA-256 of a JSON value, in hex; the order of a mapping's keys doesn't count."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file or folder."""
+    return sum(p.stat().st_size for p in _files(path)) if path.is_dir() else path.lstat().st_size
+
+
+def _acquire(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _children(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _files(folder: Path) -> list[Path]:
+    """All files below a folder, through links as well, in one order everywhere."""
+    return sorted(Path(at, name) for at, _, names in os.walk(folder, followlinks=True) for name in names)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _remembered(memory: sqlite3.Connection, path: Path) -> str:
+    name, stamp = str(path.absolute()), _stamp(path)
+    known = memory.execute("select sha256 from files where path = ? and stamp = ?", (name, stamp)).fetchone()
+    if known:
+        return known[0]
+    settled = time.time_ns() - path.stat().st_mtime_ns > RACY_NS
+    found = _sha256(path)
+    if settled and _stamp(path) == stamp:
+        memory.execute("replace into files values (?, ?, ?)", (name, stamp, found))
+    return found
+
+
+def _stamp(path: Path) -> str:
+    now = path.stat()
+    return f"{now.st_size}:{now.st_mtime_ns}:{now.st_ino}"
+
+
+def _settle(path: Path) -> dict[str, Any]:
+    """Puts an artifact's file on disk, read-only, and says what it is."""
+    if path.is_symlink():
+        raise StoreError(f"{path}: an artifact holds its own files, not links to others")
+    path.chmod(0o444)
+    _sync(path)
+    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folders(folder: Path) -> None:
+    for at, _, _ in os.walk(folder):
+        _sync(Path(at))
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
