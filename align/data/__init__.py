@@ -1,0 +1,1 @@
+"""Data: from files and hubs to records, trees and batches."""

@@ -1,0 +1,136 @@
+"""Trees: a prompt and its replies, laid out once, and the batches of tensors made of them.
+
+A tree of the tokens P with the replies C and R is one row `P C R`. Positions of R restart after P, and R sees P and
+itself, never C, so the prompt is computed once for all replies. The plain layout repeats the prompt, one row a reply,
+for models that such a mask cannot serve. Both layouts fill the same fields: nothing downstream knows which it was.
+
+Visibility is one number a token, `until`: token k is seen by the tokens q of its row with k <= q < until[k]. That is
+the end of the tree for a prompt token and the end of the reply for a reply token; padding sees itself alone, because a
+row of a softmax that sees nothing is NaN. No mask is ever made by comparing ids with the pad id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Layout = Literal["tree", "plain"]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Reply:
+    """The tokens of one reply, its stop id included, and which of them count."""
+
+    ids: np.ndarray
+    """(n,) int32."""
+    scored: np.ndarray | None = None
+    """(n,) bool: tokens that carry loss. None means all."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Tree:
+    """A prompt, its replies, and the numbers that belong to it (margin, weight, reference log-probs).
+
+    Raw text is a tree with an empty prompt: its first token has nothing before it, so it is never scored.
+    """
+
+    id: str
+    prompt: np.ndarray
+    """(n,) int32."""
+    replies: tuple[Reply, ...]
+    numbers: dict[str, float] = field(default_factory=dict)
+
+    def length(self, layout: Layout = "tree") -> int:
+        """Tokens of the tree's row, or of its longest row in the plain layout."""
+        sizes = [len(reply.ids) for reply in self.replies]
+        return len(self.prompt) + (sum(sizes) if layout == "tree" else max(sizes))
+
+
+@dataclass
+class Batch:
+    """Tensors of one micro-batch: R rows of T tokens, P trees with K replies in all, N scored tokens."""
+
+    ids: Tensor
+    """(R, T)."""
+    positions: Tensor
+    """(R, T) position ids."""
+    until: Tensor
+    """(R, T) end of each token's visibility in its row; see the module."""
+    causal: bool
+    """Whether every row is one chain, so that a plain causal mask does what `until` says for all but padding."""
+    source: Tensor
+    """(N,) flat index into R * T of the hidden state that predicts a scored token."""
+    target: Tensor
+    """(N,) the scored token's id."""
+    owner: Tensor
+    """(N,) the reply, 0..K-1, of the scored token; ascending."""
+    last: Tensor
+    """(K,) flat index of each reply's last token, or of the prompt's where the reply is empty."""
+    tree: Tensor
+    """(K,) the tree, 0..P-1, of each reply."""
+    numbers: dict[str, Tensor]
+    """Each (P,) float32: the trees' numbers."""
+    examples: int
+    """P."""
+    tokens: int
+    """Tokens computed, without padding."""
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same batch with every tensor on a device."""
+        moved = {f.name: _to(getattr(self, f.name), device) for f in fields(self)}
+        return type(self)(**moved)
+
+
+def _to(value, device):
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    return {k: _to(v, device) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def collate(trees: Sequence[Tree], layout: Layout = "tree", pad: int = 0) -> Batch:
+    """One batch of trees, in their order: one row a tree, or in the plain layout one row a reply; padded on the right.
+
+    Every tree must have the same names in `numbers`.
+    """
+    rows = [(t, [r]) for t in trees for r in t.replies] if layout == "plain" else [(t, t.replies) for t in trees]
+    width = max(len(t.prompt) + sum(len(r.ids) for r in replies) for t, replies in rows)
+    ids = np.full((len(rows), width), pad, np.int64)
+    positions = np.zeros((len(rows), width), np.int64)
+    until = np.tile(np.arange(1, width + 1), (len(rows), 1))
+    source, target, counts, last = [], [], [], []
+    for row, (tree, replies) in enumerate(rows):
+        start = end = len(tree.prompt)
+        ids[row, :end], positions[row, :end] = tree.prompt, np.arange(end)
+        for reply in replies:
+            begin, end = end, end + len(reply.ids)
+            ids[row, begin:end], until[row, begin:end] = reply.ids, end
+            positions[row, begin:end] = np.arange(start, start + end - begin)
+            at = np.arange(begin, end) if reply.scored is None else begin + np.flatnonzero(reply.scored)
+            at = at[at > 0] if start == 0 else at
+            before = np.where(at == begin, start - 1, at - 1)
+            source.append(row * width + before)
+            target.append(ids[row, at])
+            counts.append(len(at))
+            last.append(row * width + (end if end > begin else start) - 1)
+        until[row, :start] = end
+        if len(replies) == 1:  # transformers would read a restart of positions as a second, packed text
+            positions[row, end:] = np.arange(end, width)
+    return Batch(
+        ids=torch.from_numpy(ids),
+        positions=torch.from_numpy(positions),
+        until=torch.from_numpy(until),
+        causal=all(len(replies) == 1 for _, replies in rows),
+        source=torch.from_numpy(np.concatenate(source)),
+        target=torch.from_numpy(np.concatenate(target)),
+        owner=torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)),
+        last=torch.tensor(last),
+        tree=torch.repeat_interleave(torch.arange(len(trees)), torch.tensor([len(t.replies) for t in trees])),
+        numbers={name: torch.tensor([t.numbers[name] for t in trees], dtype=torch.float32) for name in trees[0].numbers},
+        examples=len(trees),
+        tokens=sum(len(t.prompt) + sum(len(r.ids) for r in replies) for t, replies in rows),
+    )

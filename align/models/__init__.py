@@ -1,0 +1,1 @@
+"""Models: policies, reward models, and what they compute. The door to transformers and peft."""

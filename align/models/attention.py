@@ -1,0 +1,169 @@
+"""How a tree is attended to, and whether a model can be trusted with it.
+
+There is no list of architectures: before a run, a tiny twin of its own model computes trees both ways, and only a
+model that agrees with itself gets them. The others get plain rows, and the same results more slowly.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from align.data.tree import Batch, Layout, Reply, Tree, collate
+from align.errors import CheckError
+
+TOLERANCE = 1e-4
+"""Largest difference of a log-prob, in nats, that rounding in float32 explains."""
+
+
+def attention_inputs(backbone: nn.Module, batch: Batch) -> dict[str, Any]:
+    """The mask and the positions to call a backbone with. A causal batch needs no mask: kernels are faster without.
+
+    A model whose forward takes no positions counts them itself, which is right for chains, and which `layout_for`
+    finds out for trees.
+    """
+    names = inspect.signature(backbone.forward).parameters
+    inputs: dict[str, Any] = {"position_ids": batch.positions} if "position_ids" in names else {}
+    if not batch.causal:
+        config: Any = backbone.config
+        flex = config._attn_implementation == "flex_attention"
+        inputs["attention_mask"] = block_mask(batch.until) if flex else dense_mask(batch.until, _dtype(backbone))
+    return inputs
+
+
+def _dtype(backbone: nn.Module) -> torch.dtype:
+    embeddings: Any = backbone.get_input_embeddings()
+    device = embeddings.weight.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else embeddings.weight.dtype
+
+
+def dense_mask(until: Tensor, dtype: torch.dtype) -> Tensor:
+    """(R, 1, T, T) additive mask from (R, T) visibility: 0 where q sees k, else the lowest number.
+
+    Floats, because a boolean mask is silently wrong under eager attention, which adds it.
+    """
+    index = torch.arange(until.shape[1], device=until.device)
+    seen = (index[None, :] <= index[:, None]) & (index[:, None] < until[:, None, :])
+    mask = torch.zeros(seen.shape, dtype=dtype, device=until.device)
+    return mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
+
+
+def block_mask(until: Tensor) -> Any:
+    """The same visibility as a block mask of FlexAttention, which skips the blocks that nobody sees."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def seen(row: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return (k <= q) & (q < until[row, k])
+
+    rows, width = until.shape
+    return create_block_mask(seen, rows, None, width, width, device=str(until.device))
+
+
+def layout_for(config: Any, attention: str = "sdpa", max_row: int = 1024) -> tuple[Layout, str]:
+    """The layout that this model can be trusted with on rows up to `max_row` tokens, and the reason in one line.
+
+    Raises CheckError if the model's own logits are not what we compute from its hidden states.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            model = twin(config, attention, max_row)
+        except Exception as error:
+            return "plain", f"plain rows: no tiny twin of this model could be made ({_first_line(error)})"
+        trees = _trees(min(24, max_row), model.config.get_text_config(decoder=True).vocab_size)
+        own = _own_logps(model, trees)
+        plain = (_logps(model, trees, "plain") - own).abs().max().item()
+        if not plain <= TOLERANCE:
+            raise CheckError(
+                f"{type(model).__name__}: log-probs computed from its hidden states differ from its own logits by "
+                f"{plain:.1e} nats; its projection is one that align.models.logprobs.Projection does not know"
+            )
+        try:
+            difference = (_logps(model, trees, "tree") - own).abs().max().item()
+        except Exception as error:
+            return "plain", f"plain rows: {type(model).__name__} takes no tree masks ({_first_line(error)})"
+    if not difference <= TOLERANCE:
+        return "plain", f"plain rows: {type(model).__name__} computes trees wrongly by {difference:.1e} nats a token"
+    return "tree", f"trees: exact to {difference:.0e} nats on a tiny {type(model).__name__}"
+
+
+def twin(config: Any, attention: str, max_row: int) -> Any:
+    """A small random float32 model of the same class and attention, each kind of layer in it.
+
+    A window shorter than the run's rows is made shorter than the twin's rows. Weights are larger than at a usual
+    start, where attention is nearly uniform and a wrong mask would hide in the rounding.
+    """
+    from transformers import AutoModelForCausalLM
+
+    config = copy.deepcopy(config.get_text_config(decoder=True))
+    heads = config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    small = {
+        "hidden_size": config.hidden_size // heads * 4,
+        "intermediate_size": 64,
+        "moe_intermediate_size": 32,
+        "num_attention_heads": 4,
+        "num_key_value_heads": max(1, 4 * kv_heads // heads),
+        "num_hidden_layers": _layers(config),
+        "vocab_size": 128,
+        "initializer_range": (config.hidden_size // heads * 4) ** -0.5,
+    }
+    for name in ("sliding_window", "window_size", "attention_chunk_size"):
+        window = getattr(config, name, None)
+        if isinstance(window, int) and window < max_row:
+            small[name] = 8
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        setattr(config, name, None)
+    for name, value in small.items():
+        if getattr(config, name, None) is not None:
+            setattr(config, name, value)
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[: config.num_hidden_layers]
+    config.__dict__.pop("quantization_config", None)
+    made = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32)
+    return made.eval()
+
+
+def _layers(config: Any) -> int:
+    """Enough of the first layers to meet every kind of layer; hybrids repeat within eight."""
+    kinds = getattr(config, "layer_types", None) or []
+    firsts = [kinds.index(kind) + 1 for kind in set(kinds)]
+    return min(config.num_hidden_layers, max([8, *firsts]))
+
+
+def _trees(row: int, vocabulary: int) -> list[Tree]:
+    """Two trees of two replies, one filling the row and one that leaves padding."""
+    made = []
+    for name, width in (("full", row), ("short", row - 5)):
+        ids = torch.randint(3, vocabulary, (width,)).numpy().astype(np.int32)
+        start, middle = width // 3, width * 2 // 3
+        made.append(Tree(name, ids[:start], (Reply(ids[start:middle]), Reply(ids[middle:]))))
+    return made
+
+
+@torch.no_grad()
+def _logps(model: Any, trees: list[Tree], layout: Layout) -> Tensor:
+    from align.models.logprobs import LanguageModel
+
+    return LanguageModel(model)(collate(trees, layout)).logp
+
+
+@torch.no_grad()
+def _own_logps(model: Any, trees: list[Tree]) -> Tensor:
+    """What the model itself says, each reply alone in its row, by its own logits."""
+    made = []
+    for tree in trees:
+        for reply in tree.replies:
+            ids = torch.from_numpy(np.concatenate([tree.prompt, reply.ids])).long()[None]
+            logits = model(input_ids=ids, use_cache=False).logits[0, len(tree.prompt) - 1 : -1]
+            made.append(logits.log_softmax(-1).gather(-1, ids[0, len(tree.prompt) :, None])[:, 0])
+    return torch.cat(made)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:100]}"

@@ -1,0 +1,166 @@
+"""The one place where logits exist: log-probs of scored tokens, and scores of replies, from a batch of trees.
+
+A step needs the log-probs of a few targets, never the logits. So hidden states are gathered first (prompts and padding
+are not projected), then projected in chunks that are thrown away, and once more in the backward pass; nothing of the
+size (tokens, vocabulary) outlives a chunk. Backbone, gather, projection and head are one module whose `forward` is the
+only door, because DDP and FSDP see only what goes through it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from align.data.tree import Batch
+from align.models.attention import attention_inputs
+
+CHUNK = 2**22
+"""Logits of one chunk: 16 MiB in float32."""
+
+
+class Scored(NamedTuple):
+    """What a policy says about a batch's scored tokens, in the order of `batch.source`."""
+
+    logp: Tensor
+    """(N,) log-probabilities in nats, float32."""
+    entropy: Tensor | None
+    """(N,) entropies of the predicting distributions in nats, where asked for."""
+
+
+@dataclass(frozen=True)
+class Projection:
+    """How a model turns projected hidden states x into logits: cap * tanh(x * scale / cap) / temperature."""
+
+    scale: float = 1.0
+    cap: float | None = None
+    temperature: float = 1.0
+
+    @classmethod
+    def of(cls, model: nn.Module, temperature: float = 1.0) -> Projection:
+        """The projection of a model, from the names that transformers' configs give to it.
+
+        A name unknown here is no silent error: `layout_for` holds the result against the model's own logits.
+        """
+        config: Any = model.config.get_text_config(decoder=True)
+        scale = 1.0
+        if getattr(config, "logits_scaling", None):  # Granite divides, HyperCLOVA X multiplies
+            scale = config.logits_scaling if "hyperclovax" in config.model_type else 1 / config.logits_scaling
+        scale *= getattr(config, "logit_scale", None) or 1.0
+        scale *= getattr(config, "lm_head_multiplier", None) or 1.0
+        return cls(scale, getattr(config, "final_logit_softcapping", None), temperature)
+
+    def logits(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | float]:
+        """(n, V) logits, and their derivative by the bare projection: a number, or a tensor where there is a cap."""
+        logits = torch.nn.functional.linear(hidden, weight, bias)
+        logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+        slope = self.scale / self.temperature
+        if self.cap is None:
+            return (logits if slope == 1.0 else logits.mul_(slope)), slope
+        squashed = logits.mul_(self.scale / self.cap).tanh_()
+        return squashed * (self.cap / self.temperature), (1 - squashed.square()) * slope
+
+
+class _Score(torch.autograd.Function):
+    """(logp, entropy) of targets under softmax(projection(hidden)), chunk by chunk, forward and backward.
+
+    With p the softmax, H its entropy and y the logits: d logp / d y_j = [j = target] - p_j and
+    d H / d y_j = -p_j (log p_j + H).
+    """
+
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, target, projection: Projection, entropy: bool):
+        rows = max(1, CHUNK // weight.shape[0])
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        logp, lse, spread = (hidden.new_empty(len(hidden), dtype=wide) for _ in range(3))
+        for begin in range(0, len(hidden), rows):
+            at = slice(begin, begin + rows)
+            logits, _ = projection.logits(hidden[at], weight, bias)
+            lse[at] = logits.logsumexp(-1)
+            logp[at] = logits.gather(-1, target[at, None])[:, 0] - lse[at]
+            if entropy:
+                spread[at] = lse[at] - (logits * (logits - lse[at, None]).exp_()).sum(-1)
+        ctx.save_for_backward(hidden, weight, bias, target, lse, spread)
+        ctx.projection, ctx.rows, ctx.entropy = projection, rows, entropy
+        return logp, spread if entropy else None
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, by_logp, by_entropy):  # type: ignore[override]
+        hidden, weight, bias, target, lse, spread = ctx.saved_tensors
+        need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
+        to_hidden = torch.empty_like(hidden) if need_hidden else None
+        # Sums over chunks stay in float32 however narrow the weights are.
+        to_weight = torch.zeros_like(weight, dtype=lse.dtype) if need_weight else None
+        to_bias = torch.zeros_like(bias, dtype=lse.dtype) if need_bias else None
+        for begin in range(0, len(hidden), ctx.rows):
+            at = slice(begin, begin + ctx.rows)
+            logits, slope = ctx.projection.logits(hidden[at], weight, bias)
+            logs = logits.sub_(lse[at, None])
+            grad = logs.exp()
+            if ctx.entropy and by_entropy is not None:
+                factor = by_logp[at, None] + by_entropy[at, None] * (logs + spread[at, None])
+                grad = grad.mul_(factor).neg_()
+            else:
+                grad = grad.mul_(-by_logp[at, None])
+            grad.scatter_add_(-1, target[at, None], by_logp[at, None])
+            grad = grad if isinstance(slope, float) and slope == 1.0 else grad.mul_(slope)
+            grad = grad.to(weight.dtype)
+            if to_hidden is not None:
+                torch.mm(grad, weight, out=to_hidden[at])
+            if to_weight is not None:
+                to_weight += grad.T @ hidden[at]
+            if to_bias is not None:
+                to_bias += grad.sum(0)
+        cast = [g if g is None else g.to(hidden.dtype) for g in (to_weight, to_bias)]
+        return to_hidden, *cast, None, None, None
+
+
+def score(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, projection: Projection, entropy: bool = False
+) -> Scored:
+    """Log-probs of targets (N,) given hidden states (N, D) and a projection (V, D); exact gradients for all three."""
+    if torch.is_autocast_enabled(hidden.device.type):
+        narrow = torch.get_autocast_dtype(hidden.device.type)
+        hidden, weight, bias = hidden.to(narrow), weight.to(narrow), bias if bias is None else bias.to(narrow)
+    return Scored(*_Score.apply(hidden.to(weight.dtype), weight, bias, target, projection, entropy))
+
+
+def hidden_states(model: nn.Module, batch: Batch) -> Tensor:
+    """(R * T, D) last hidden states of a transformers model, with adapters if it carries any."""
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    backbone: Any = model.base_model
+    states = backbone(input_ids=batch.ids, use_cache=False, **attention_inputs(backbone, batch)).last_hidden_state
+    return states.flatten(0, 1)
+
+
+class LanguageModel(nn.Module):
+    """A causal language model of transformers, PEFT or not, that answers with log-probs of scored tokens."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch, temperature: float = 1.0, entropy: bool = False) -> Scored:
+        """Log-probs (and entropies) of the batch's scored tokens under logits / temperature."""
+        hidden = hidden_states(self.model, batch).index_select(0, batch.source)
+        head: Any = self.model.get_output_embeddings()
+        projection = Projection.of(self.model, temperature)
+        return score(hidden, head.weight, getattr(head, "bias", None), batch.target, projection, entropy)
+
+
+class RewardModel(nn.Module):
+    """A sequence classifier of transformers with one label, PEFT or not, that answers with one score a reply."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> Tensor:
+        """(K,) float32 scores, read at each reply's last token."""
+        base: Any = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        hidden = hidden_states(self.model, batch).index_select(0, batch.last)
+        return base.score(hidden)[:, 0].float()

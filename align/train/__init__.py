@@ -1,0 +1,1 @@
+"""Training: micro-batches, the learner, the loop. The door to accelerate."""

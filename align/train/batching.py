@@ -1,0 +1,46 @@
+"""Micro-batches: how an optimizer step of exactly `batch_size` examples is cut to fit the memory there is.
+
+The cut changes no result beyond rounding, because objectives return sums and the learner divides once by the count of
+the whole step. So `max_tokens` is a setting of the machine and no part of a recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from align.data.tree import Layout, Tree
+
+
+def microbatches(trees: Sequence[Tree], max_tokens: int, layout: Layout = "tree") -> list[list[Tree]]:
+    """Trees sorted by length and cut so that each part fills at most `max_tokens`, padding included.
+
+    The longest come first, so that a step that does not fit in memory fails at once. A tree longer than `max_tokens`
+    is a part of its own. The same trees give the same parts in whatever order they come.
+    """
+    parts: list[list[Tree]] = []
+    width = rows = 0
+    for tree in sorted(trees, key=lambda t: (-t.length(layout), t.id)):
+        more = len(tree.replies) if layout == "plain" else 1
+        if not parts or (rows + more) * width > max_tokens:
+            parts.append([])
+            width, rows = tree.length(layout), 0
+        parts[-1].append(tree)
+        rows += more
+    return parts
+
+
+class Share(NamedTuple):
+    """One micro-batch of one rank."""
+
+    trees: list[Tree]
+    weight: float
+    """1, or 0 for a repeated part whose only use is to join in the others' collective operations."""
+
+
+def deal(parts: Sequence[list[Tree]], rank: int = 0, ranks: int = 1) -> list[Share]:
+    """This rank's parts, dealt in turn from the longest; every rank gets the same number."""
+    mine = [Share(part, 1.0) for part in parts[rank::ranks]]
+    missing = -(-len(parts) // ranks) - len(mine)
+    shortest = parts[-1][-1:]
+    return mine + [Share(shortest, 0.0)] * missing
