@@ -1,0 +1,50 @@
+"""What a generator is: prompts and decoding settings in, completions out.
+
+Random numbers belong to (seed, prompt, reply index), never to a position in a batch: a reply is the same, up to the
+rounding of floats, whichever prompts are answered beside it and on however many of them side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+
+from align.config import Sampling
+from align.records import Messages, prompt_id
+
+Progress = Callable[[int, int], None]
+"""`progress(done, total)` in replies, after every batch. It may raise, which ends the generation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One reply to one prompt."""
+
+    prompt: int
+    """Position among the prompts given."""
+    index: int
+    """Which of the replies to this prompt, 0 to n - 1."""
+    text: str
+    ids: tuple[int, ...]
+    """The sampled tokens, with the stop id where there is one."""
+    logps: tuple[float, ...]
+    """Log-probability in nats of each token under the sampling distribution: 0 where decoding is greedy."""
+    finish: Literal["stop", "length"]
+
+
+class Generator(Protocol):
+    """Answers prompts: a model in this process, a server, or a test double."""
+
+    def generate(
+        self, prompts: Sequence[Messages], sampling: Sampling, seed: int, progress: Progress | None = None
+    ) -> list[Completion]:
+        """`sampling.n` completions a prompt, ordered by prompt and reply index."""
+        ...
+
+
+def uniforms(seed: int, prompt: Messages, index: int, count: int) -> np.ndarray:
+    """(count,) uniform numbers in [0, 1), float64: the random stream of one reply, one number a token."""
+    return np.random.default_rng([seed, int(prompt_id(prompt), 16), index]).random(count)
