@@ -127,8 +127,8 @@ def _references(path: str, value: Any) -> Iterator[tuple[str, Reference]]:
     if isinstance(value, Reference):
         yield path, value
     elif isinstance(value, BaseModel):
-        for name in type(value).model_fields:
-            yield from _references(f"{path}.{name}", getattr(value, name))
+        for name, info in type(value).model_fields.items():
+            yield from _references(f"{path}.{info.alias or name}", getattr(value, name))
     elif isinstance(value, Mapping):
         for name, item in value.items():
             yield from _references(f"{path}.{name}", item)

@@ -1,0 +1,400 @@
+"""Row formats: how the columns of a row become records.
+
+A format is recognised by its columns (`recognise`), or named by `format:`. Each carries an example row, which is its
+documentation, its test, and what `--smoke` feeds. A plugin adds one:
+
+    @row_format("dialogsum", needs=("dialogue", "summary"), makes=Demonstration, example={...})
+    def dialogsum(row, options):
+        yield demonstration([user(row["dialogue"]), assistant(row["summary"])], row)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from align.errors import DataError, suggestion
+from align.records import (
+    RECORDS, Demonstration, Message, Messages, Preference, Prompt, Rated, Record, Text, from_row, messages, prompt_id,
+)  # fmt: skip
+
+Columns = Mapping[str, Any]
+Options = Mapping[str, Any]
+Reader = Callable[[Columns, Options], Iterable[Record]]
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One way of writing records as columns."""
+
+    name: str
+    doc: str
+    needs: tuple[str, ...]
+    """Columns that every row has."""
+    makes: type[Record]
+    read: Reader
+    example: dict[str, Any]
+    fits: Callable[[Columns], bool]
+    """Whether a row that has all the needed columns is of this format; looks at values, never at other rows."""
+
+
+FORMATS: dict[str, Format] = {}
+"""Every format, the more specific before the more general: the first that fits is taken."""
+
+
+def row_format(
+    name: str, *, needs: tuple[str, ...], makes: type[Record], example: dict[str, Any],
+    fits: Callable[[Columns], bool] = lambda row: True,
+) -> Callable[[Reader], Reader]:  # fmt: skip
+    """Registers a function `(columns, options) -> records` as a row format. Its docstring is the documentation."""
+
+    def register(read: Reader) -> Reader:
+        FORMATS[name] = Format(name, " ".join((read.__doc__ or "").split()), needs, makes, read, example, fits)
+        return read
+
+    return register
+
+
+def named(name: str) -> Format:
+    """The format of that name."""
+    if name not in FORMATS:
+        raise DataError(f"format: there is no row format {name!r}.{suggestion(name, FORMATS)}")
+    return FORMATS[name]
+
+
+def recognise(row: Columns) -> Format | None:
+    """The first format that the columns of a row fit."""
+    return next((f for f in FORMATS.values() if row.keys() >= set(f.needs) and f.fits(row)), None)
+
+
+def read(row: Columns, form: Format, options: Options) -> list[Record]:
+    """The records of one row. Raises DataError saying which column is wrong."""
+    missing = [name for name in form.needs if name not in row]
+    if missing:
+        here = [name for name in row if name not in form.needs]
+        hint = f" Map it: columns: {{{missing[0]}: {here[0]}}}" if here else ""
+        raise DataError(f"not a {form.makes.__name__}: {missing[0]!r} is missing (columns here: {', '.join(row)}).{hint}")
+    return list(form.read(row, options))
+
+
+# Parts that formats share.
+
+
+def user(content: Any) -> Message:
+    return Message("user", text(content))
+
+
+def assistant(content: Any) -> Message:
+    return Message("assistant", text(content))
+
+
+def text(content: Any) -> str:
+    """Text of a cell: a string, or a list of text blocks as multimodal formats write them."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list) and all(isinstance(block, Mapping) for block in content):
+        other = [block.get("type") for block in content if block.get("type") != "text"]
+        if other:
+            raise DataError(f"a message has a block of type {other[0]!r}; only text can be used")
+        return "".join(text(block.get("text", block.get("value"))) for block in content)
+    raise DataError(f"expected text, found {content!r:.60}")
+
+
+def turns(value: Any) -> Messages:
+    """Messages from a list of turns, each with `role` and `content`, or with `from` and `value` as ShareGPT has them."""
+    if not isinstance(value, list):
+        raise DataError(f"expected a list of messages, found {value!r:.60}")
+    made = []
+    for turn in value:
+        if isinstance(turn, Mapping) and "from" in turn:
+            turn = {"role": SPEAKERS.get(turn["from"], turn["from"]), "content": turn.get("value")}
+        if not isinstance(turn, Mapping) or "role" not in turn or "content" not in turn:
+            raise DataError(f"a message needs 'role' and 'content', found {turn!r:.60}")
+        made.append({"role": turn["role"], "content": text(turn["content"])})
+    return messages(made)
+
+
+SPEAKERS = {
+    "human": "user", "user": "user", "prompter": "user", "system": "system", "gpt": "assistant", "chatgpt": "assistant",
+    "bard": "assistant", "bing": "assistant", "model": "assistant", "assistant": "assistant", "tool": "tool",
+    "observation": "tool", "function_response": "tool",
+}  # fmt: skip
+
+
+def conversation(value: Any, role: str) -> Messages:
+    """Messages of a cell that holds text (one message of that role), one turn, or a list of turns."""
+    if isinstance(value, str):
+        return (Message(role, value),)
+    return turns([value] if isinstance(value, Mapping) else value)
+
+
+def system(row: Columns) -> Messages:
+    """The message of an optional `system` column."""
+    return (Message("system", text(row["system"])),) if row.get("system") else ()
+
+
+def rest(row: Columns, *used: str) -> dict[str, Any]:
+    """The columns that a format does not read: they travel in `extra`."""
+    return {k: v for k, v in row.items() if k not in used}
+
+
+def text_id(content: str) -> str:
+    """The id of a raw text: sixteen hex digits of its content."""
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def demonstration(turns: Iterable[Message], extra: dict[str, Any], supervised: tuple[int, ...] | None = None) -> Record:
+    """A Demonstration whose last message must be a reply that is not empty; a Prompt where no reply follows."""
+    turns = tuple(turns)
+    last = max((i for i, m in enumerate(turns) if m.role == "assistant"), default=None)
+    if last is None:
+        return prompt(turns, extra)
+    if not all(turns[i].content.strip() for i in supervised or [i for i, m in enumerate(turns) if m.role == "assistant"]):
+        raise DataError("not a Demonstration: an assistant turn is empty")
+    return Demonstration(prompt_id(turns[:last]), turns, supervised, extra)
+
+
+def prompt(turns: Messages, extra: dict[str, Any]) -> Prompt:
+    """A Prompt, which must say something and must not end with the assistant."""
+    if not turns or turns[-1].role == "assistant" or not turns[-1].content.strip():
+        raise DataError("not a Prompt: it must end with a message that is not empty and not the assistant's")
+    return Prompt(prompt_id(turns), turns, extra)
+
+
+def preference(prompt: Messages, chosen: Messages, rejected: Messages, extra: dict[str, Any], **values: Any) -> Preference:
+    """A Preference of two replies that differ and are not empty."""
+    for name, reply in (("chosen", chosen), ("rejected", rejected)):
+        if not reply or not reply[-1].content.strip():
+            raise DataError(f"not a Preference: {name!r} is empty")
+        if reply[-1].role != "assistant":
+            raise DataError(f"not a Preference: {name!r} ends with a message of the {reply[-1].role}")
+    if chosen == rejected:
+        raise DataError("not a Preference: 'chosen' and 'rejected' are the same")
+    return Preference(prompt_id(prompt), prompt, chosen, rejected, extra=extra, **values)
+
+
+def number(value: Any, name: str) -> float:
+    """A cell as a number; bools and texts of numbers (csv) too."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise DataError(f"{name!r} is not a number: {value!r:.40}") from None
+
+
+# The formats, specific before general.
+
+TURN = re.compile(r"\n\n(Human|Assistant):[ \t]*")
+
+
+@row_format("records", needs=("kind",), makes=Record, fits=lambda row: row["kind"] in RECORDS,
+            example={"kind": "prompt", "id": "1", "prompt": [{"role": "user", "content": "Why is the sky blue?"}]})  # fmt: skip
+def records(row: Columns, options: Options) -> Iterator[Record]:
+    """What align itself writes."""
+    yield from_row(row)
+
+
+def transcript(value: Any) -> Messages:
+    """The turns of an HH transcript."""
+    pieces = TURN.split(text(value).rstrip())
+    if pieces[0].strip() or len(pieces) < 3:
+        raise DataError(r"not a transcript: it must begin with '\n\nHuman:'")
+    roles = {"Human": "user", "Assistant": "assistant"}
+    return tuple(Message(roles[who], said.strip()) for who, said in zip(pieces[1::2], pieces[2::2], strict=True))
+
+
+@row_format("hh", needs=("chosen", "rejected"), makes=Preference,
+            fits=lambda row: isinstance(row["chosen"], str) and row["chosen"].startswith("\n\nHuman:"),
+            example={"chosen": "\n\nHuman: Hi\n\nAssistant: Hello! How can I help?",
+                     "rejected": "\n\nHuman: Hi\n\nAssistant: Go away."})  # fmt: skip
+def hh(row: Columns, options: Options) -> Iterator[Record]:
+    """Two transcripts with `\\n\\nHuman:` and `\\n\\nAssistant:`, split at the last common turn of the assistant."""
+    better, worse = text(row["chosen"]), text(row["rejected"])
+    common = os.path.commonprefix([better, worse])
+    split = common.rfind("\n\nAssistant:")
+    if split < 0:
+        raise DataError("not a Preference: the transcripts share no turn before an assistant's")
+    replies = [piece[split + len("\n\nAssistant:") :] for piece in (better, worse)]
+    if any(map(TURN.search, replies)):
+        raise DataError("not a Preference: the transcripts part before the last turn of the assistant")
+    context = transcript(better[:split])
+    chosen, rejected = ((assistant(reply.strip()),) for reply in replies)
+    yield preference(context, chosen, rejected, rest(row, "chosen", "rejected"))
+
+
+@row_format("hh_transcript", needs=("transcript",), makes=Demonstration,
+            fits=lambda row: isinstance(row["transcript"], str) and row["transcript"].startswith("\n\nHuman:"),
+            example={"transcript": "\n\nHuman: Hi\n\nAssistant: Hello! How can I help?"})  # fmt: skip
+def hh_transcript(row: Columns, options: Options) -> Iterator[Record]:
+    """One transcript, as in the red-team attempts of HH; as a Prompt it ends before the last reply."""
+    yield demonstration(transcript(row["transcript"]), rest(row, "transcript"))
+
+
+@row_format("preference", needs=("chosen", "rejected"), makes=Preference,
+            example={"prompt": "Why is the sky blue?", "chosen": "Air scatters blue light most.", "rejected": "It isn't."})
+def pairs(row: Columns, options: Options) -> Iterator[Record]:
+    """Two replies as text or messages; the prompt as text or messages (`prompt`, or ShareGPT's `conversations`), or
+    implied: the turns with which both begin. `margin`, or the difference of `score_chosen` and `score_rejected`, is
+    the margin; `label` and `weight` are read too."""
+    chosen, rejected = (conversation(row[name], "assistant") for name in ("chosen", "rejected"))
+    given = row.get("prompt", row.get("conversations"))
+    if chosen and chosen[0].role != "assistant":  # whole conversations: a prompt column only repeats what they begin with
+        context = _common_turns(chosen, rejected)
+        chosen, rejected = chosen[len(context) :], rejected[len(context) :]
+    else:
+        context = () if given in (None, "", []) else conversation(given, "user")
+    context = context if context and context[0].role == "system" else system(row) + context
+    values: dict[str, float] = {k: number(row[k], k) for k in ("label", "weight") if k in row}
+    if "margin" in row:
+        values["margin"] = number(row["margin"], "margin")
+    elif "score_chosen" in row and "score_rejected" in row:
+        values["margin"] = number(row["score_chosen"], "score_chosen") - number(row["score_rejected"], "score_rejected")
+    used = ("prompt", "conversations", "system", "chosen", "rejected", "margin", "label", "weight", "score_chosen",
+            "score_rejected")  # fmt: skip
+    yield preference(context, chosen, rejected, rest(row, *used), **values)
+
+
+def _common_turns(a: Messages, b: Messages) -> Messages:
+    """The turns with which both begin, up to the last that is not the assistant's."""
+    same = 0
+    while same < min(len(a), len(b)) and a[same] == b[same]:
+        same += 1
+    while same and a[same - 1].role == "assistant":
+        same -= 1
+    return a[:same]
+
+
+@row_format("ratings", needs=("instruction", "completions"), makes=Preference,
+            fits=lambda row: isinstance(row["completions"], list),
+            example={"instruction": "Name a colour.", "completions": [{"response": "Red.", "overall_score": 8.0},
+                                                                       {"response": "Dog.", "overall_score": 2.0}]})  # fmt: skip
+def ratings(row: Columns, options: Options) -> Iterator[Record]:
+    """UltraFeedback: several rated replies to an instruction. The best and the worst make a pair, their distance is
+    the margin. `options: {score: ...}` names another score than `overall_score`."""
+    name = str(options.get("score", "overall_score"))
+    scored = [(number(one.get(name), name), text(one.get("response"))) for one in row["completions"]]
+    if len(scored) < 2:
+        raise DataError("not a Preference: fewer than two completions")
+    best, worst = max(scored, key=lambda s: s[0]), min(scored, key=lambda s: s[0])
+    if best[0] == worst[0]:
+        raise DataError(f"not a Preference: all completions have the same {name!r}")
+    yield preference((user(row["instruction"]),), (assistant(best[1]),), (assistant(worst[1]),),
+                     rest(row, "instruction", "completions"), margin=best[0] - worst[0])  # fmt: skip
+
+
+@row_format("ranked", needs=("prompt",), makes=Preference,
+            fits=lambda row: isinstance(row["prompt"], dict) and "replies" in row["prompt"],
+            example={"prompt": {"text": "Name a colour.", "role": "prompter", "replies": [
+                {"text": "Red.", "role": "assistant", "rank": 0, "replies": []},
+                {"text": "Dog.", "role": "assistant", "rank": 1, "replies": []}]}})  # fmt: skip
+def ranked(row: Columns, options: Options) -> Iterator[Record]:
+    """OpenAssistant trees: wherever a turn has two ranked replies or more, the best and the worst make a pair."""
+    extra = rest(row, "prompt")
+
+    def walk(node: Mapping[str, Any], before: Messages) -> Iterator[Record]:
+        context = (*before, Message(SPEAKERS.get(node["role"], node["role"]), text(node["text"])))
+        replies = [r for r in node.get("replies") or () if r.get("rank") is not None and r["role"] == "assistant"]
+        if len(replies) > 1:
+            best, worst = min(replies, key=lambda r: r["rank"]), max(replies, key=lambda r: r["rank"])
+            yield preference(context, (assistant(best["text"]),), (assistant(worst["text"]),), extra)
+        for reply in node.get("replies") or ():
+            yield from walk(reply, context)
+
+    yield from walk(row["prompt"], ())
+
+
+@row_format("self_instruct", needs=("instruction", "instances"), makes=Demonstration,
+            example={"instruction": "Translate to French.", "instances": [{"input": "cat", "output": "chat"}]})
+def self_instruct(row: Columns, options: Options) -> Iterator[Record]:
+    """An instruction with `instances` of `input` and `output`: one Demonstration each."""
+    for one in row["instances"]:
+        yield from alpaca({"instruction": row["instruction"], **one, **rest(row, "instruction", "instances")}, options)
+
+
+@row_format("alpaca", needs=("instruction", "output"), makes=Demonstration,
+            example={"instruction": "Translate to French.", "input": "cat", "output": "chat"})
+def alpaca(row: Columns, options: Options) -> Iterator[Record]:
+    """`instruction`, optional `input` (joined by a blank line) and `output`; optional `system`."""
+    asked = "\n\n".join(text(row[k]) for k in ("instruction", "input") if row.get(k))
+    turns = (*system(row), user(asked), assistant(row["output"]))
+    yield demonstration(turns, rest(row, "instruction", "input", "output", "system"))
+
+
+@row_format("sharegpt", needs=("conversations",), makes=Demonstration,
+            example={"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello!"}]})
+def sharegpt(row: Columns, options: Options) -> Iterator[Record]:
+    """`conversations` with `from` (human, gpt, system, ...) and `value`; optional `system`."""
+    yield demonstration(system(row) + turns(row["conversations"]), rest(row, "conversations", "system"))
+
+
+def _labelled(row: Columns) -> bool:
+    return isinstance(row["label"], (bool, int, float)) and ("messages" in row or {"prompt", "completion"} <= row.keys())
+
+
+@row_format("unpaired", needs=("label",), makes=Rated, fits=_labelled,
+            example={"prompt": "Name a colour.", "completion": "Red.", "label": True})
+def unpaired(row: Columns, options: Options) -> Iterator[Record]:
+    """One reply with a `label`: a thumb (true, false) or a score; `messages`, or `prompt` and `completion`."""
+    if "messages" in row:
+        said = turns(row["messages"])
+        context, reply = said[:-1], said[-1:]
+    elif {"prompt", "completion"} <= row.keys():
+        context, reply = conversation(row["prompt"], "user"), conversation(row["completion"], "assistant")
+    else:
+        raise DataError("not a Rated: needs 'messages', or 'prompt' and 'completion', beside 'label'")
+    if not reply or reply[-1].role != "assistant":
+        raise DataError("not a Rated: it must end with an assistant's message")
+    extra = rest(row, "messages", "prompt", "completion", "label")
+    yield Rated(prompt_id(context), context, reply, number(row["label"], "label"), extra)
+
+
+@row_format("messages", needs=("messages",), makes=Demonstration,
+            example={"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]})
+def chat_messages(row: Columns, options: Options) -> Iterator[Record]:
+    """`messages` with `role` and `content`."""
+    yield demonstration(turns(row["messages"]), rest(row, "messages"))
+
+
+@row_format("prompt_completion", needs=("prompt", "completion"), makes=Demonstration,
+            example={"prompt": "Name a colour.", "completion": "Red."})
+def prompt_completion(row: Columns, options: Options) -> Iterator[Record]:
+    """`prompt` and `completion` as text or messages; only the completion is supervised."""
+    context, reply = conversation(row["prompt"], "user"), conversation(row["completion"], "assistant")
+    supervised = tuple(len(context) + i for i, m in enumerate(reply) if m.role == "assistant")
+    if not supervised:
+        raise DataError("not a Demonstration: 'completion' has no assistant's message")
+    yield demonstration(context + reply, rest(row, "prompt", "completion"), supervised)
+
+
+@row_format("question_answer", needs=("question", "answer"), makes=Demonstration,
+            example={"question": "What is 2 + 3?", "answer": "2 + 3 = 5\n#### 5"})
+def question_answer(row: Columns, options: Options) -> Iterator[Record]:
+    """`question` and `answer`, as in GSM8K."""
+    yield demonstration((user(row["question"]), assistant(row["answer"])), rest(row, "question", "answer"))
+
+
+@row_format("prompt", needs=("prompt",), makes=Prompt, fits=lambda row: not isinstance(row["prompt"], dict),
+            example={"prompt": "Why is the sky blue?"})
+def prompts(row: Columns, options: Options) -> Iterator[Record]:
+    """`prompt` as text or messages."""
+    yield prompt(conversation(row["prompt"], "user"), rest(row, "prompt"))
+
+
+@row_format("text", needs=("text",), makes=Text, example={"text": "Once upon a time there was a cat. It slept."})
+def plain(row: Columns, options: Options) -> Iterator[Record]:
+    """`text`: raw text, a line of a .txt file, or a JSON string. With `prompt_words: n` the first n words become a
+    user's message and the rest, its first blank included, the reply."""
+    content, words = text(row["text"]), options.get("prompt_words")
+    if not content.strip():
+        raise DataError("not a Text: it is empty")
+    if words is None:
+        yield Text(text_id(content), content, rest(row, "text"))
+        return
+    ends = [m.end() for m in re.finditer(r"\S+", content)]
+    if len(ends) <= words:
+        raise DataError(f"not a Demonstration: only {len(ends)} words, and prompt_words is {words}")
+    asked, reply = content[: ends[words - 1]], content[ends[words - 1] :].rstrip()
+    yield demonstration((user(asked), assistant(reply)), rest(row, "text"))
