@@ -1,0 +1,216 @@
+"""The learner: devices, ranks, precision, accumulation and clipping around one `update(objective, trees)`.
+
+One update is exactly the trees it is given. They are cut into micro-batches that fit `machine.max_tokens`; objectives
+return sums and counts; gradients of the sums are added up and divided once by the count of the whole step over all
+micro-batches and ranks. So 1x8 = 8x1 = any mixture, and two ranks make the step that one would.
+
+Every step seeds its own random numbers from (seed, step): a resumed run needs no saved generator state.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+
+from align.config import Optim
+from align.data.tree import Layout, Tree, collate
+from align.errors import TrainingError
+from align.machine import Machine
+from align.stage import seed_of
+from align.train.batching import deal, microbatches
+from align.train.objectives import Loss, Objective
+
+MOVED_BY = 3
+"""By this many updates with a learning rate above 0, every trainable tensor must have moved."""
+
+
+def accelerator(machine: Machine, dtype: str = "float32") -> Accelerator:
+    """Accelerate's view of this process, in the precision that a policy of this dtype trains in.
+
+    Weights that train are float32; bfloat16 and float16 policies compute under autocast.
+    """
+    precision = {"bfloat16": "bf16", "float16": "fp16"}.get(dtype, "no")
+    AcceleratorState._reset_state()  # a warm worker runs stages of different precision in turn
+    return Accelerator(mixed_precision=precision, cpu=machine.device == "cpu", log_with=list(machine.track) or None)
+
+
+def learning_rate(optim: Optim, step: int, steps: int) -> float:
+    """The learning rate of 0-based `step` of `steps`: linear warm-up, then constant, linear or cosine to `final_lr`."""
+    warm = round(optim.warmup * steps)
+    if step < warm:
+        return optim.lr * (step + 1) / warm
+    if optim.schedule == "constant":
+        return optim.lr
+    done = (step - warm) / max(1, steps - warm)
+    left = 1.0 - done if optim.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+    return optim.lr * (optim.final_lr + (1 - optim.final_lr) * left)
+
+
+class Learner:
+    """One module whose `forward` takes a `Batch`, its optimizer, and the step that it is at."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optim: Optim,
+        *,
+        steps: int,
+        accelerator: Accelerator,
+        machine: Machine,
+        layout: Layout = "tree",
+        pad: int = 0,
+        seed: int = 0,
+    ):
+        self.optim, self.steps, self.accelerator, self.machine = optim, steps, accelerator, machine
+        self.layout, self.pad, self.seed, self.step = layout, pad, seed, 0
+        self.trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        if not self.trainable:
+            raise TrainingError("nothing to train: every parameter is frozen")
+        self.module, self.optimizer = accelerator.prepare(module, self._adamw())
+        self._start: dict[str, Tensor] | None = {name: _fingerprint(p) for name, p in self.trainable.items()}
+        self._moves = 0
+
+    def update(self, objective: Objective, trees: Sequence[Tree]) -> dict[str, float]:
+        """One optimizer step on these trees: its metrics, averaged over the whole step.
+
+        Raises TrainingError, before the weights change, if a loss or the gradient is not finite; and when some
+        trainable tensor has not moved after three updates.
+        """
+        rate = learning_rate(self.optim, self.step, self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        losses = self.backward(objective, trees)
+        step = _reduce(losses, self.accelerator)
+        self._divide_gradients(step["count"])
+        norm = float(self.accelerator.clip_grad_norm_(list(self.trainable.values()), self.optim.max_grad_norm))
+        metrics = _means(step) | {"grad_norm": norm, "lr": rate}
+        if not (math.isfinite(metrics["loss"]) and math.isfinite(norm)):
+            raise TrainingError(self._nan(losses, trees, metrics))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self._check_moved(rate)
+        return metrics
+
+    def backward(self, objective: Objective, trees: Sequence[Tree]) -> list[Loss]:
+        """Adds the gradients of the summed loss of these trees, in micro-batches; this rank's losses, detached."""
+        self.module.train()
+        torch.manual_seed(seed_of(self.seed, "step", self.step, self.accelerator.process_index))
+        parts = self._parts(trees)
+        losses = []
+        for i, (rows, weight) in enumerate(parts):
+            batch = collate(rows, self.layout, self.pad).to(self.accelerator.device)
+            with nullcontext() if i == len(parts) - 1 else self.accelerator.no_sync(self.module):
+                loss = objective(self.module, batch)
+                self.accelerator.backward(loss.total * weight)
+            losses.append(loss.detached(weight))
+        return losses
+
+    @torch.no_grad()
+    def evaluate(self, objective: Objective, trees: Sequence[Tree]) -> dict[str, float]:
+        """Metrics of these trees, averaged over all of them, without a step."""
+        self.module.eval()
+        losses = []
+        for rows, weight in self._parts(trees):
+            batch = collate(rows, self.layout, self.pad).to(self.accelerator.device)
+            losses.append(objective(self.module, batch).detached(weight))
+        return _means(_reduce(losses, self.accelerator))
+
+    def rehearse(self, objective: Objective, trees: Sequence[Tree]) -> None:
+        """Forward and backward of the longest of these micro-batches, thrown away: if memory is short, it shows now."""
+        self.backward(objective, self._parts(trees)[0].trees)
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _parts(self, trees: Sequence[Tree]):
+        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+        return deal(microbatches(trees, self.machine.max_tokens, self.layout), rank, ranks)
+
+    def _adamw(self) -> torch.optim.AdamW:
+        matrices = [p for p in self.trainable.values() if p.ndim > 1]
+        vectors = [p for p in self.trainable.values() if p.ndim <= 1]
+        groups = [
+            {"params": matrices, "weight_decay": self.optim.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            lr=self.optim.lr, betas=self.optim.betas, eps=self.optim.eps, fused=True,
+        )  # fmt: skip
+
+    def _divide_gradients(self, count: float) -> None:
+        """Turns the gradient of a sum into that of a mean; ranks' gradients arrive averaged, so they are summed too."""
+        factor = self.accelerator.num_processes / max(count, 1e-12)
+        for p in self.trainable.values():
+            if p.grad is not None:
+                p.grad.mul_(factor)
+
+    def _nan(self, losses: list[Loss], trees: Sequence[Tree], metrics: dict[str, float]) -> str:
+        parts = [rows for rows, _ in self._parts(trees)]
+        bad = [t.id for rows, loss in zip(parts, losses, strict=True) if not loss.total.isfinite() for t in rows]
+        rows = ", ".join(bad[:16]) or "none alone: the gradient overflowed"
+        return (
+            f"step {self.step + 1}: loss {metrics['loss']}, gradient norm {metrics['grad_norm']}. The weights are those "
+            f"of the step before. Rows of the micro-batches that are not finite: {rows}"
+        )
+
+    def _check_moved(self, rate: float) -> None:
+        """Refuses a training that changes nothing: masked labels, cut gradients, updates lost to rounding."""
+        if self._start is None or rate == 0:
+            return
+        self._moves += 1
+        if self._moves < MOVED_BY:
+            return
+        still = [name for name, p in self.trainable.items() if torch.equal(_fingerprint(p), self._start[name])]
+        self._start = None
+        fatal = [name for name in still if ".experts." not in name]
+        if fatal:
+            raise TrainingError(
+                f"after {MOVED_BY} updates at learning rate {rate:.1e}, {len(fatal)} of {len(self.trainable)} trainable "
+                f"tensors have not moved: {', '.join(fatal[:5])}. Their gradients are cut off, or the updates are "
+                f"smaller than the rounding of {next(iter(self.trainable.values())).dtype}"
+            )
+
+    def any_rank(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank; all ranks get the same answer."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device), "sum"))
+
+    def track(self, metrics: dict[str, float]) -> None:
+        """Sends metrics to the trackers of the machine settings, if there are any."""
+        if self.machine.track:
+            self.accelerator.log(metrics, step=self.step)
+
+    def resume(self, step: int) -> None:
+        """Goes on after `step` updates, with the weights and the optimizer already loaded."""
+        self.step, self._start = step, None
+
+
+def _fingerprint(p: Tensor) -> Tensor:
+    local = p.detach().to_local() if hasattr(p, "to_local") else p.detach()
+    wide = local.double()
+    return torch.stack([wide.sum(), wide.square().sum()])
+
+
+def _reduce(losses: Sequence[Loss], accelerator: Accelerator) -> dict[str, float]:
+    """Sums over micro-batches and ranks, in one transfer: `total`, `count`, and `name`, `name/count` of each metric."""
+    names = list(losses[0].metrics)
+    sums = torch.stack([loss.flat() for loss in losses]).sum(0)
+    if accelerator.num_processes > 1:
+        sums = accelerator.reduce(sums, "sum")
+    keys = ["total", "count"] + [key for name in names for key in (name, f"{name}/count")]
+    return dict(zip(keys, sums.tolist(), strict=True))
+
+
+def _means(sums: dict[str, float]) -> dict[str, float]:
+    means = {"loss": sums["total"] / sums["count"] if sums["count"] else math.nan}
+    for name, value in sums.items():
+        if f"{name}/count" in sums:
+            means[name] = value / sums[f"{name}/count"] if sums[f"{name}/count"] else 0.0
+    return means

@@ -1,0 +1,132 @@
+"""Objectives: what a training stage minimises, as (model, batch) -> `Loss` of sums and counts.
+
+An objective asks the model for log-probabilities or scores, hands them to a pure function of `align.losses`, and adds
+up. It divides nothing: the learner divides once by the count of the whole optimizer step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from align.data.tree import Batch
+from align.losses import language, preference
+from align.losses.reduce import lengths, per_reply, per_token
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss as a sum and a count; metrics likewise."""
+
+    total: Tensor
+    """Scalar: the sum of the losses of this batch's items."""
+    count: Tensor
+    """Scalar: how many items (tokens or pairs) the sum is over."""
+    metrics: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """name -> (sum, count), both scalars."""
+
+    def detached(self, weight: float = 1.0) -> Loss:
+        """The same numbers, times a weight, without their graph."""
+        metrics = {k: (s.detach() * weight, n.detach() * weight) for k, (s, n) in self.metrics.items()}
+        return Loss(self.total.detach() * weight, self.count.detach() * weight, metrics)
+
+    def flat(self) -> Tensor:
+        """All sums and counts as one float64 vector: total, count, then each metric's pair."""
+        pairs = [x for pair in self.metrics.values() for x in pair]
+        return torch.stack([x.double() for x in (self.total, self.count, *pairs)])
+
+
+class Objective(Protocol):
+    """Something to minimise."""
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Loss: ...
+
+
+def next_token(model: nn.Module, batch: Batch) -> Loss:
+    """Mean negative log-likelihood of the scored tokens, for pretraining and supervised fine-tuning."""
+    logp = model(batch).logp
+    count = logp.new_tensor(logp.numel())
+    return Loss(language.nll(logp).sum(), count)
+
+
+def bradley_terry(centering: float) -> Objective:
+    """Reward modelling on trees of (chosen, rejected), with margins and soft labels from their numbers."""
+
+    def objective(model: nn.Module, batch: Batch) -> Loss:
+        chosen, rejected = _pairs(model(batch))
+        numbers = batch.numbers
+        losses = preference.bradley_terry(chosen, rejected, numbers["margin"], 1 - numbers["label"])
+        losses = numbers["weight"] * (losses + centering * preference.centering(chosen, rejected))
+        lead = chosen - rejected
+        return Loss(losses.sum(), _count(losses), {
+            "accuracy": _mean(lead > 0), "margin": _mean(lead), "score": _mean((chosen + rejected) / 2),
+        })  # fmt: skip
+
+    return objective
+
+
+REFERENCE_FREE = ("simpo", "orpo")
+SOFT = ("sigmoid", "robust", "simpo")
+"""Losses that take soft labels and smoothing."""
+
+
+def direct_preference(loss: str, beta: float, smoothing: float = 0.0, gamma: float = 0.0) -> Objective:
+    """The DPO family on trees of (chosen, rejected).
+
+    Log-ratios are policy minus reference, where `reference_chosen` and `reference_rejected` are summed log-probs in the
+    trees' numbers. A pair's label is wrong with the probability of `1 - label` and `smoothing` taken together.
+    """
+
+    def objective(model: nn.Module, batch: Batch) -> Loss:
+        replies = len(batch.last)
+        sums = per_reply(model(batch).logp, batch.owner, replies)
+        counts = lengths(batch.owner, replies)
+        numbers = batch.numbers
+        if loss not in REFERENCE_FREE:
+            reference = torch.stack([numbers["reference_chosen"], numbers["reference_rejected"]], 1).flatten()
+            sums = sums - reference
+        means = per_token(sums, counts)
+        (chosen, rejected), (mean_chosen, mean_rejected) = _pairs(sums), _pairs(means)
+        wrong = (1 - numbers["label"]) * (1 - smoothing) + numbers["label"] * smoothing
+        match loss:
+            case "sigmoid":
+                losses = preference.dpo(chosen, rejected, beta, wrong)
+            case "robust":
+                losses = preference.robust_dpo(chosen, rejected, beta, wrong)
+            case "ipo":
+                losses = preference.ipo(mean_chosen, mean_rejected, beta)
+            case "hinge":
+                losses = preference.hinge(chosen, rejected, beta)
+            case "simpo":
+                losses = preference.simpo(mean_chosen, mean_rejected, beta, gamma, wrong)
+            case "orpo":
+                losses = language.nll(mean_chosen) + beta * preference.odds_ratio(mean_chosen, mean_rejected)
+            case _:
+                raise ValueError(f"no such preference loss: {loss}")
+        averaged = loss in (*REFERENCE_FREE, "ipo")
+        lead = (mean_chosen - mean_rejected) if averaged else (chosen - rejected)
+        metrics = {"accuracy": _mean(lead > 0), "margin": _mean(beta * lead)}
+        names = ("chosen_logp", "rejected_logp") if loss in REFERENCE_FREE else ("chosen_ratio", "rejected_ratio")
+        metrics |= {names[0]: _mean(chosen), names[1]: _mean(rejected)}
+        return Loss((numbers["weight"] * losses).sum(), _count(losses), metrics)
+
+    return objective
+
+
+def _pairs(replies: Tensor) -> tuple[Tensor, Tensor]:
+    """(K,) values of replies as chosen (P,) and rejected (P,)."""
+    chosen, rejected = replies.unflatten(0, (-1, 2)).unbind(1)
+    return chosen, rejected
+
+
+def _count(values: Tensor) -> Tensor:
+    return values.new_tensor(float(values.numel()))
+
+
+def _mean(values: Tensor) -> tuple[Tensor, Tensor]:
+    values = values.float()
+    return values.sum(), _count(values)
