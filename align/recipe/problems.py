@@ -1,0 +1,108 @@
+"""What pydantic refuses, said in the recipe's own words and at the recipe's own keys."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from align.errors import suggestion
+from align.machine import Machine
+from align.recipe.source import Path_
+
+_ABOUT_A_KEY = ("missing", "extra_forbidden")
+
+
+def problems(error: ValidationError, model: type[BaseModel], value: Any) -> Iterator[tuple[Path_, str]]:
+    """(path below `value`, what is wrong) for all that is wrong with a value that `model` refused.
+
+    Branches of a union that fail at the same place become one message; where one of them got further into the value,
+    the others are left out.
+    """
+    found: dict[Path_, list[str]] = {}
+    for e in error.errors(include_url=False):
+        here = _place(value, e["loc"], keep_last=e["type"] in _ABOUT_A_KEY)
+        what = _message(e, model, here)
+        if e["type"] == "value_error":
+            here, what = _key_meant(value, here, what)
+        if what not in found.setdefault(here, []):
+            found[here].append(what)
+    for here, whats in found.items():
+        if not any(len(other) > len(here) and other[: len(here)] == here for other in found):
+            yield here, " or ".join(whats)
+
+
+def _place(value: Any, loc: Path_, keep_last: bool) -> Path_:
+    """The part of pydantic's location that the recipe knows; names of union branches are skipped."""
+    made: Path_ = ()
+    for i, part in enumerate(loc):
+        inside = part in value if isinstance(value, dict) else isinstance(part, int) and isinstance(value, list)
+        if inside:
+            value = value[part] if isinstance(value, dict) or part < len(value) else None  # type: ignore[operator]
+        if inside or (keep_last and i == len(loc) - 1):
+            made = (*made, part)
+    return made
+
+
+def _message(error: Any, model: type[BaseModel], here: Path_) -> str:
+    kind, found = error["type"], error["input"]
+    if kind == "missing":
+        documented = _fields(model, here[:-1]).get(str(here[-1]))
+        return f"is missing. {_first_sentence(documented)}".rstrip()
+    if kind == "extra_forbidden":
+        return _unknown(str(here[-1]), model, here[:-1])
+    if kind == "value_error":
+        return str(error["ctx"]["error"])
+    what = error["msg"].replace("Input should", "should").replace("String should", "should")
+    what = what[:1].lower() + what[1:]
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        what = "should be a block of keys"
+    near = suggestion(found, re.findall(r"'([^']+)'", what)) if kind == "literal_error" and isinstance(found, str) else ""
+    return f"{what}, found {found!r:.80}.{near}" if near.startswith(" Did") else f"{what}, found {found!r:.80}"
+
+
+def _unknown(key: str, model: type[BaseModel], path: Path_) -> str:
+    here = _fields(model, path)
+    if key in Machine.model_fields:
+        return f"{key!r} is a setting of the machine and belongs in no recipe; set ALIGN_{key.upper()} for this run"
+    blocks = [name for name in here if key in _fields(model, (*path, name))]
+    above = [path[:n] for n in range(len(path)) if key in _fields(model, path[:n])]
+    if blocks:
+        return f"unknown key {key!r}. It belongs under {blocks[0]!r}"
+    if above:
+        return f"unknown key {key!r}. It belongs {'directly in the stage' if not above[-1] else f'under {above[-1][-1]!r}'}"
+    return f"unknown key {key!r}.{suggestion(key, here)}"
+
+
+def _key_meant(value: Any, here: Path_, what: str) -> tuple[Path_, str]:
+    """The first key in a validator's sentence that the recipe sets is where the problem stands."""
+    for part in here:
+        value = value[part]
+    for word in re.findall(r"\w+", what) if isinstance(value, dict) else ():
+        if word in value:
+            return (*here, word), re.sub(rf"^{word}: ", "", what)
+    return here, what
+
+
+def _fields(model: type[BaseModel], path: Path_) -> dict[str, FieldInfo]:
+    """The fields that a block at this path may have, by the name that a recipe writes; over all union branches."""
+    models = [model]
+    for part in path:
+        inner = [m.model_fields[part].annotation for m in models if part in m.model_fields]
+        if inner:
+            models = [made for annotation in inner for made in _models(annotation)]
+    return {f.alias or name: f for m in models for name, f in m.model_fields.items()}
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [made for inner in get_args(annotation) for made in _models(inner)]
+
+
+def _first_sentence(field: FieldInfo | None) -> str:
+    text = " ".join((field.description or "").split()) if field else ""
+    return re.split(r"(?<=\.)\s", text)[0]

@@ -1,0 +1,230 @@
+"""A recipe's text as plain values that remember their lines, so that every problem can say where it stands.
+
+YAML as version 1.2 reads it: `2e-5` is a number, `on` and `no` are words, a repeated key is a mistake. `${env:NAME}`
+and `${env:NAME:-default}` are replaced in values, before numbers are told from words.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from align.errors import Problem, RecipeError, suggestion
+
+Path_ = tuple[str | int, ...]
+"""Keys and list positions from the top of a recipe to one of its values."""
+
+SECTIONS = ("stages", "models", "data")
+COMMAND_LINE = 0
+
+_VARIABLE = re.compile(r"\$\{(?:env:(?P<name>\w+)(?::-(?P<default>[^}]*))?)?(?P<rest>[^}]*)\}?")
+_RESOLVERS = {
+    "null": r"~|null|Null|NULL|",
+    "bool": r"true|True|TRUE|false|False|FALSE",
+    "int": r"[-+]?(0|[1-9][0-9_]*)",
+    "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+|[0-9]+\.[0-9]*)|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+}
+
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012 - PyYAML's name for a table of its own
+
+
+for _tag, _pattern in _RESOLVERS.items():
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), None)
+
+
+@dataclass
+class Source:
+    """What a recipe file says, line by line, with overrides from the command line laid over it."""
+
+    file: Path
+    text: str
+    values: Any = None
+    lines: dict[Path_, int] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def add(self, path: Path_, what: str) -> None:
+        """Notes a problem at a path, or at the nearest thing above it that the recipe contains."""
+        self.problems.append(self.problem(path, what))
+
+    def problem(self, path: Path_, what: str) -> Problem:
+        """A problem with its place filled in; one that an override caused has no file."""
+        known = next(path[:n] for n in range(len(path), -1, -1) if path[:n] in self.lines)
+        line = self.lines[known]
+        where = ".".join(map(str, path))
+        if line == COMMAND_LINE:
+            return Problem(where, f"{what} (given on the command line)")
+        return Problem(where, what, _shown(self.file), line)
+
+    def at(self, path: Path_) -> Any:
+        """The value at a path, or None."""
+        value = self.values
+        for part in path:
+            try:
+                value = value[part]
+            except (KeyError, IndexError, TypeError):
+                return None
+        return value
+
+    def raise_problems(self) -> None:
+        """Raises all problems noted so far, in the order of the file."""
+        if self.problems:
+            raise RecipeError(sorted(dict.fromkeys(self.problems), key=lambda problem: problem.line or 0))
+
+    def override(self, text: str, known: tuple[str, ...]) -> None:
+        """Lays `stages.dpo.beta=0.2`, or short `dpo.beta=0.2`, over the values. `known` are the recipe's own keys."""
+        target, equals, value = text.partition("=")
+        if not equals or not target:
+            self.problems.append(Problem("", f"{text!r} is no override; write key=value, such as dpo.beta=0.2"))
+            return
+        path = self._full_path(target, known)
+        if path is None:
+            return
+        parent = self.values
+        for part in path[:-1]:
+            parent = _step_into(parent, part)
+        if isinstance(parent, list) and not _is_index(path[-1], parent) or not isinstance(parent, (dict, list)):
+            self.problems.append(Problem(target, "there is nothing of that name to override"))
+            return
+        self.lines = {p: line for p, line in self.lines.items() if p[: len(path)] != path}
+        parent[path[-1]] = _Reader(self, COMMAND_LINE).read(value, path)
+
+    def _full_path(self, target: str, known: tuple[str, ...]) -> Path_ | None:
+        first, *rest = target.split(".")
+        if first not in known:
+            sections = [s for s in SECTIONS if first in (self.at((s,)) or ())]
+            if not sections:
+                names = [*known, *(name for s in SECTIONS for name in self.at((s,)) or ())]
+                self.problems.append(Problem(target, f"nothing in the recipe is called {first!r}.{suggestion(first, names)}"))
+                return None
+            first, rest = sections[0], [first, *rest]
+        if first in SECTIONS and (not rest or rest[0] not in (self.at((first,)) or ())):
+            near = suggestion(rest[0], self.at((first,)) or ()) if rest else ""
+            self.problems.append(Problem(target, f"an override changes an existing entry of {first!r}.{near}"))
+            return None
+        path: Path_ = (first,)
+        for part in rest:
+            path = (*path, int(part) if isinstance(self.at(path), list) and part.isdigit() else part)
+        return path
+
+
+def read(file: Path) -> Source:
+    """A recipe file as values with lines. Raises RecipeError only where the text is no YAML mapping at all."""
+    try:
+        source = Source(file, file.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError([Problem("", f"cannot be read: {error}", _shown(file))]) from None
+    source.values = _Reader(source).read(source.text, ())
+    if not isinstance(source.values, dict):
+        source.raise_problems()
+        raise RecipeError([Problem("", "a recipe is a mapping with `models:`, `data:` and `stages:`", _shown(file), 1)])
+    return source
+
+
+class _Reader:
+    """Turns YAML nodes into plain values and notes their lines; `line` stands for all of them where it is given."""
+
+    def __init__(self, source: Source, line: int | None = None):
+        self.source, self.line = source, line
+        self.open: list[yaml.Node] = []
+
+    def read(self, text: str, path: Path_) -> Any:
+        self.loader = _Loader(text)
+        self._note(path, 1)
+        try:
+            node = self.loader.get_single_node()
+        except yaml.YAMLError as error:
+            self.source.problems.append(self._syntax(error, path))
+            return None
+        return None if node is None else self._value(node, path)
+
+    def _value(self, node: yaml.Node, path: Path_) -> Any:
+        if any(node is other for other in self.open):
+            self.source.add(path, "an alias that contains itself")
+            return None
+        self.open.append(node)
+        try:
+            if isinstance(node, yaml.MappingNode):
+                return dict(self._entries(node, path))
+            if isinstance(node, yaml.SequenceNode):
+                return [self._item(item, (*path, i)) for i, item in enumerate(node.value)]
+            return self._scalar(node, path)
+        finally:
+            self.open.pop()
+
+    def _entries(self, node: yaml.MappingNode, path: Path_) -> Iterator[tuple[str, Any]]:
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            name, line = str(key.value) if isinstance(key, yaml.ScalarNode) else "?", key.start_mark.line + 1
+            if name in lines:
+                self._note((*path, name), line)
+                self.source.add((*path, name), f"{name!r} is given twice; the first is in line {lines[name]}")
+            lines[name] = line
+            self._note((*path, name), line)
+            yield name, self._value(value, (*path, name))
+
+    def _item(self, node: yaml.Node, path: Path_) -> Any:
+        self._note(path, node.start_mark.line + 1)
+        return self._value(node, path)
+
+    def _scalar(self, node: yaml.Node, path: Path_) -> Any:
+        if "${" in node.value:
+            node.value = _VARIABLE.sub(lambda match: self._variable(match, path), node.value)
+            if node.style is None:
+                node.tag = self.loader.resolve(yaml.ScalarNode, node.value, (True, False))
+        try:
+            return self.loader.construct_object(node)
+        except (yaml.YAMLError, ValueError) as error:
+            self.source.add(path, f"{node.value!r}: {getattr(error, 'problem', error)}")
+            return None
+
+    def _variable(self, match: re.Match[str], path: Path_) -> str:
+        name, default = match["name"], match["default"]
+        if name is None or match["rest"] or not match[0].endswith("}"):
+            self.source.add(path, f"{match[0]!r}: write ${{env:NAME}} or ${{env:NAME:-default}}; nothing else is replaced")
+        elif name not in os.environ and default is None:
+            self.source.add(path, f"environment variable {name} is not set; ${{env:{name}:-default}} gives a default")
+        else:
+            return os.environ.get(name) or default or ""
+        return ""
+
+    def _note(self, path: Path_, line: int) -> None:
+        self.source.lines[path] = line if self.line is None else self.line
+
+    def _syntax(self, error: yaml.YAMLError, path: Path_) -> Problem:
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        what = f"not YAML: {getattr(error, 'problem', None) or error}"
+        if self.line is not None:
+            return self.source.problem(path, what)
+        line = mark.line + 1 if mark else 1
+        if "${" in (self.source.text.splitlines() or [""])[min(line, self.source.text.count("\n") + 1) - 1]:
+            what += '; inside { } or [ ] a value with ${...} needs quotes: "${env:NAME}"'
+        return Problem("", what, _shown(self.source.file), line)
+
+
+def _step_into(parent: Any, part: str | int) -> Any:
+    """The block inside a block, made if it is not there; None where there can be none."""
+    if isinstance(parent, list):
+        return parent[part] if _is_index(part, parent) else None
+    if not isinstance(parent, dict):
+        return None
+    if parent.get(part) is None:
+        parent[part] = {}
+    return parent[part]
+
+
+def _is_index(part: str | int, items: list[Any]) -> bool:
+    return isinstance(part, int) and part < len(items)
+
+
+def _shown(file: Path) -> Path:
+    """A path as people write it: relative to here where it lies below."""
+    resolved, here = file.resolve(), Path.cwd()
+    return resolved.relative_to(here) if resolved.is_relative_to(here) else resolved

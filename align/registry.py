@@ -1,0 +1,146 @@
+"""Names to things: what a recipe may write after `stage:`, `format:` or `reward:`.
+
+A `Registry` knows its built-ins as `name -> "module:attribute"` and imports one only when it is asked for, so that
+listing names is free. Installed packages add entries under an entry point group of the same name; `plugins:` of a
+recipe add theirs with `load_plugin`, until `forget_plugins` at the next recipe.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import linecache
+import sys
+import traceback
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Generic, TypeVar
+
+from align.errors import RecipeError, suggestion
+from align.stage import Stage
+
+T = TypeVar("T")
+_registries: list[Registry] = []
+_loading: list[Path] = []
+
+
+class Registry(Generic[T]):
+    """One kind of named things. `noun` is for messages, `group` names the entry points."""
+
+    def __init__(self, noun: str, group: str, builtin: dict[str, str]):
+        self.noun, self.group, self.builtin = noun, group, builtin
+        self.code: dict[str, T] = {}
+        self.plugins: dict[str, T] = {}
+        _registries.append(self)
+
+    def names(self) -> list[str]:
+        """All names, sorted; imports nothing."""
+        return sorted({*self.builtin, *self.code, *self.plugins, *entry_points(group=self.group).names})
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.names()
+
+    def __getitem__(self, name: str) -> T:
+        for known in (self.plugins, self.code):
+            if name in known:
+                return known[name]
+        if name in self.builtin:
+            module, _, attribute = self.builtin[name].partition(":")
+            return getattr(importlib.import_module(module), attribute)
+        for entry in entry_points(group=self.group, name=name):
+            return entry.load()
+        raise RecipeError(f"no {self.noun} is called {name!r}.{suggestion(name, self.names())}")
+
+    def add(self, name: str, thing: T) -> T:
+        """Registers under a name that must be new; while a plugin file is being loaded, for that recipe only."""
+        if name in self:
+            raise RecipeError(f"a {self.noun} called {name!r} exists already; choose another name")
+        (self.plugins if _loading else self.code)[name] = thing
+        return thing
+
+
+STAGES: Registry[type[Stage]] = Registry(
+    "stage",
+    "align.stages",
+    {
+        "pretrain": "align.stages.pretrain:Pretrain",
+        "sft": "align.stages.sft:SFT",
+        "reward_model": "align.stages.reward_model:RewardModel",
+        "dpo": "align.stages.dpo:DPO",
+        "sample": "align.stages.sample:SampleReplies",
+        "prefer": "align.stages.prefer:Prefer",
+        "compare": "align.stages.compare:Compare",
+        "merge": "align.stages.merge:Merge",
+        "trl": "align.stages.trl:TRL",
+    },
+)
+
+
+def stage(name: str) -> type[Stage]:
+    """The stage class that recipes call `name`."""
+    return STAGES[name]
+
+
+def stages() -> dict[str, type[Stage]]:
+    """Every registered stage by name."""
+    return {name: stage(name) for name in STAGES.names()}
+
+
+def forget_plugins() -> None:
+    """Takes back every name that a plugin file has added."""
+    for registry in _registries:
+        registry.plugins.clear()
+
+
+def load_plugin(file: Path) -> ModuleType:
+    """Runs a Python file and registers the stages that it defines; `@reward` and its like register themselves.
+
+    The source is always read anew and leaves no `__pycache__` beside the recipe. Raises RecipeError with the line
+    that failed.
+    """
+    file = file.resolve()
+    module = ModuleType(f"align_plugin_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}")
+    module.__file__ = str(file)
+    sys.modules[module.__name__] = module
+    linecache.checkcache(str(file))
+    _loading.append(file)
+    try:
+        exec(compile(file.read_text("utf-8"), str(file), "exec"), module.__dict__)
+        for made in _stages_of(module):
+            STAGES.add(made.name, made)
+    except FileNotFoundError:
+        raise RecipeError(f"there is no file {file}") from None
+    except RecipeError as error:
+        raise RecipeError(f"{file.name}: {error}") from None
+    except Exception as error:
+        raise RecipeError(f"{file.name}{_line_of(error, file)}: {type(error).__name__}: {error}") from error
+    finally:
+        _loading.pop()
+    return module
+
+
+def _stages_of(module: ModuleType) -> Iterator[type[Stage]]:
+    for thing in vars(module).values():
+        own = isinstance(thing, type) and issubclass(thing, Stage) and thing.__module__ == module.__name__
+        if own and not inspect.isabstract(thing):
+            lacking = [name for name in ("name", "makes") if not hasattr(thing, name)]
+            if lacking:
+                raise RecipeError(f"stage class {thing.__name__} needs a class variable {lacking[0]!r}")
+            yield thing
+
+
+def _line_of(error: Exception, file: Path) -> str:
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+    if isinstance(error, SyntaxError) and error.filename == str(file):
+        lines.append(error.lineno)
+    return f":{lines[-1]}" if lines else ""
+
+
+def bundled(folder: str) -> Path:
+    """Where the package's `recipes` or `reward_models` lie: inside the installed wheel, or in the checkout."""
+    package = Path(__file__).parent
+    inside = package / f"_{folder}"
+    return inside if inside.is_dir() else package.parent / folder
