@@ -1,0 +1,173 @@
+"""A stack of LoRA adapters on one model: each inherited from a stage, the last one perhaps in training.
+
+PEFT adds every active adapter's output, so a stack is the sum of its parts. What PEFT does not keep is who trains: to
+activate adapters it switches gradients on for those and off for all others. So nobody but this class activates any.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.utils.save_and_load import load_peft_weights
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from align.config import Lora
+from align.errors import ContractError
+
+REFERENCE = "reference"
+"""Name of the frozen copy of an adapter that goes on training."""
+
+
+class Adapters:
+    """The adapters of one model, in order. The model itself is what one calls: PEFT puts its layers into it."""
+
+    def __init__(self, model: PreTrainedModel):
+        self.model = model
+        self.names: list[str] = []
+        self._peft: PeftModel | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.names)
+
+    def add(self, lora: Lora, seed: int) -> str:
+        """Puts a new adapter, which computes zero until trained, on top of the stack. Returns its name."""
+        if lora.targets != "all-linear":
+            self._check_targets(lora.targets)
+        config = LoraConfig(
+            r=lora.r, lora_alpha=lora.alpha if lora.alpha is not None else 2 * lora.r, lora_dropout=lora.dropout,  # type: ignore[arg-type]
+            target_modules=lora.targets if isinstance(lora.targets, str) else list(lora.targets),
+            use_rslora=lora.rslora, task_type=_task(self.model), bias="none",
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return self._insert(config)
+
+    def load(self, folder: Path, name: str | None = None) -> str:
+        """Puts a saved adapter, frozen, on top of the stack. Missing and unexpected tensors are fatal."""
+        config = LoraConfig.from_pretrained(str(folder))
+        config.task_type = _task(self.model)
+        name = self._insert(config, name)
+        assert self._peft is not None
+        weights = load_peft_weights(str(folder), device="cpu")
+        expected = self.state(name).keys()
+        for what, keys in (("missing", expected - weights.keys()), ("unexpected", weights.keys() - expected)):
+            if keys:
+                raise ContractError(f"{folder}: {len(keys)} {what} adapter tensors, such as {min(keys)}")
+        set_peft_model_state_dict(self._peft, weights, adapter_name=name)
+        return name
+
+    def freeze_copy(self, name: str) -> None:
+        """Keeps the adapter as it is now under the name `reference`, silent unless made active."""
+        assert self._peft is not None
+        self._insert(self._peft.peft_config[name], REFERENCE)
+        set_peft_model_state_dict(self._peft, self.state(name), adapter_name=REFERENCE)
+
+    def inherited(self, own: str | None) -> list[str]:
+        """The adapters that speak for the policy as it was before `own` was trained."""
+        assert own is None or self._peft is not None
+        copied = [REFERENCE] if own is not None and REFERENCE in self._peft.peft_config else []
+        return [name for name in self.names if name != own] + copied
+
+    def train(self, name: str | None) -> None:
+        """From now on exactly this adapter's tensors get gradients, and the model's own get none."""
+        for path, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name is not None and f".{name}." in path)
+
+    @contextmanager
+    def active(self, names: Sequence[str]) -> Iterator[None]:
+        """Within it only these adapters speak; afterwards the whole stack does, and what trained trains again."""
+        if self._peft is None:
+            yield
+            return
+        training = [(p, p.requires_grad) for p in self.model.parameters()]
+        self._activate(names)
+        try:
+            yield
+        finally:
+            self._activate(self.names)
+            for parameter, flag in training:
+                parameter.requires_grad_(flag)
+
+    def state(self, name: str) -> dict[str, Tensor]:
+        """The tensors of one adapter, by the names that PEFT saves them under."""
+        assert self._peft is not None
+        return get_peft_model_state_dict(self._peft, adapter_name=name, save_embedding_layers=False)
+
+    def hashes(self) -> tuple[str, ...]:
+        """Names each adapter of the stack by its tensors."""
+        return tuple(_hash(self.state(name)) for name in self.names)
+
+    def save(self, name: str, folder: Path) -> None:
+        """Writes one adapter as a PEFT folder."""
+        assert self._peft is not None
+        config: Any = self._peft.peft_config[name]
+        folder.mkdir(parents=True, exist_ok=True)
+        from safetensors.torch import save_file
+
+        state = {k: v.detach().contiguous().cpu() for k, v in self.state(name).items()}
+        save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        config.inference_mode = True
+        config.save_pretrained(str(folder))
+
+    def merge(self) -> PreTrainedModel:
+        """Adds the whole stack to the model's weights for good and empties it."""
+        if self._peft is not None:
+            if getattr(self.model, "is_quantized", False):
+                raise ContractError("adapters on 4-bit weights cannot be merged without damage. Export the adapter instead")
+            self._untie_adapted_embeddings()
+            self._activate(self.names)
+            self._peft.merge_and_unload(safe_merge=True)
+            self._peft, self.names = None, []
+            self.model._hf_peft_config_loaded = False
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(True)
+        return self.model
+
+    def _insert(self, config: LoraConfig, name: str | None = None) -> str:
+        added = name or f"adapter{len(self.names)}"
+        if self._peft is None:
+            self._peft = PeftModel(self.model, config, adapter_name=added)
+        else:
+            self._peft.add_adapter(added, config)
+        if added != REFERENCE:
+            self.names.append(added)
+        self._activate(self.names)
+        return added
+
+    def _activate(self, names: Sequence[str]) -> None:
+        assert self._peft is not None
+        self._peft.base_model.set_adapter(list(names))
+        self.train(None)
+
+    def _check_targets(self, targets: Sequence[str]) -> None:
+        ends = {name.rpartition(".")[2] for name, module in self.model.named_modules() if isinstance(module, nn.Linear)}
+        for target in targets:
+            if not any(name.endswith(target) for name, _ in self.model.named_modules()):
+                raise ContractError(f"lora.targets: no module is called {target!r}. There are: {', '.join(sorted(ends))}")
+
+    def _untie_adapted_embeddings(self) -> None:
+        """Gives the output layer weights of its own before an adapter is added to them, or the input would change too."""
+        outputs: Any = self.model.get_output_embeddings()
+        if outputs is not None and hasattr(outputs, "base_layer") and self.model.config.tie_word_embeddings:
+            outputs.base_layer.weight = nn.Parameter(outputs.base_layer.weight.detach().clone())
+
+
+def _task(model: PreTrainedModel) -> TaskType:
+    """None of PEFT's tasks for reward models: it would train the score head in secret; align does so in the open."""
+    return None if type(model).__name__.endswith("ForSequenceClassification") else TaskType.CAUSAL_LM  # type: ignore[return-value]
+
+
+def _hash(state: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().contiguous().cpu()
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
