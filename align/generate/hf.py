@@ -54,8 +54,8 @@ class HFGenerator:
         made: list[Completion] = []
         try:
             for batch in _batches(rows, self.batch, equal=not _attention_only(model)):
-                for row, sampled in zip(batch, decode(model, batch, sampling, contract.stop, contract.pad), strict=True):
-                    made.append(self._completion(row, sampled))
+                sampled = decode(model, batch, sampling, contract.stop, contract.pad)
+                made += map(self._completion, batch, sampled)
                 if progress:
                     progress(len(made), len(rows))
         finally:
@@ -70,7 +70,7 @@ class HFGenerator:
             if not ids:
                 raise CheckError(f"prompt {i} has no tokens: nothing can be continued from it")
             if context is not None and len(ids) >= context:
-                raise CheckError(f"prompt {i} has {len(ids)} tokens and the model's context is {context}: no room to reply")
+                raise CheckError(f"prompt {i} fills the model's context: {len(ids)} tokens of {context}, no room to reply")
             yield ids, limit if context is None else min(limit, context - len(ids))
 
     def _completion(self, row: _Row, sampled: _Sampled) -> Completion:
@@ -102,7 +102,7 @@ def _batches(rows: list[_Row], size: int, equal: bool) -> Iterator[list[_Row]]:
     """Rows by length of their prompt, replies to one prompt together; `equal`: no two lengths in a batch."""
     batch: list[_Row] = []
     for row in sorted(rows, key=lambda r: (-len(r.ids), r.prompt, r.index)):
-        if batch and (len(batch) == size or equal and len(row.ids) != len(batch[0].ids)):
+        if batch and (len(batch) == size or (equal and len(row.ids) != len(batch[0].ids))):
             yield batch
             batch = []
         batch.append(row)
@@ -124,7 +124,7 @@ def decode(model: Any, rows: list[_Row], sampling: Sampling, stop: Sequence[int]
     logps = torch.zeros(len(rows), steps, device=device)
     lengths, stopped = limits.clone(), torch.zeros_like(limits, dtype=torch.bool)
     state = _State(model, rows, steps, pad, device)
-    batch = torch.arange(len(rows), device=device)  # what the state's rows are, finished ones that still linger included
+    batch = torch.arange(len(rows), device=device)  # the row that each row of the state is
     running = torch.ones_like(stopped)
     for step in range(steps):
         ids[batch, step], logps[batch, step] = draw(state.logits, draws[batch, step], sampling)

@@ -1,0 +1,1 @@
+"""Rewards score replies, in training and in evaluation alike: rules and trained models, described by YAML cards."""

@@ -1,0 +1,215 @@
+"""What a reward is, how a rule becomes one, and what a recipe may write where a reward is wanted.
+
+A reward maps prompts and replies to scores. The simplest is a rule, a function of one prompt and one reply:
+
+    @reward("shouting", better="lower")
+    def shouting(prompt: Prompt, reply: str, mark: str = "!") -> float:
+        \"\"\"Exclamation marks a word.\"\"\"
+        return reply.count(mark) / max(len(reply.split()), 1)
+
+In a plugin file beside the recipe that is all: `rewards: [shouting, {rule: shouting, options: {mark: "?"}}]`. The
+arguments after the reply are its options, checked by their annotations; one of type `Path` is a file relative to the
+recipe, and its content is part of the stage's key.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, create_model, model_validator
+from pydantic_core.core_schema import ValidationInfo
+
+from align.config import Config, Model
+from align.errors import AlignError
+from align.records import Prompt
+from align.registry import Registry
+from align.stage import Context, Reference, RewardRef
+
+Better = Literal["higher", "lower"] | None
+"""Which scores are good. None: neither; it describes a reply, as its length does."""
+
+
+class Reward(Protocol):
+    """Scores replies, one for each prompt given."""
+
+    name: str
+    better: Better
+
+    def __call__(self, prompts: Sequence[Prompt], replies: Sequence[str]) -> list[float]: ...
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A reward that a function computes from one prompt and one reply."""
+
+    name: str
+    function: Callable[..., float]
+    better: Better = "higher"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, prompts: Sequence[Prompt], replies: Sequence[str]) -> list[float]:
+        return [float(self.function(p, r, **self.options)) for p, r in zip(prompts, replies, strict=True)]
+
+    @cached_property
+    def schema(self) -> type[BaseModel]:
+        """The options, as a model made from the function's annotations."""
+        arguments = list(inspect.signature(self.function, eval_str=True).parameters.values())[2:]
+        fields: dict[str, Any] = {a.name: (a.annotation, ... if a.default is a.empty else a.default) for a in arguments}
+        return create_model(self.name, __config__=ConfigDict(extra="forbid"), **fields)
+
+    def checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options that were given, in the types of the function's annotations. Raises ValueError."""
+        try:
+            made = self.schema.model_validate(dict(options))
+        except ValidationError as error:
+            first = error.errors()[0]
+            known = ", ".join(self.schema.model_fields) or "none"
+            where = ".".join(map(str, first["loc"]))
+            raise ValueError(f"options: {where}: {first['msg']} (options of {self.name!r}: {known})") from None
+        return {name: getattr(made, name) for name in made.model_fields_set}
+
+
+REWARDS: Registry[Rule] = Registry(
+    "reward",
+    "align.rewards",
+    {
+        name: f"align.rewards.rules:{name}"
+        for name in ("length", "refusal", "repetition", "lexicon", "numeric_answer", "pattern")
+    },
+)
+
+
+def reward(name: str, better: Better = "higher") -> Callable[[Callable[..., float]], Rule]:
+    """Registers a function `(prompt, reply, options...) -> score` as the rule that recipes call `name`."""
+
+    def register(function: Callable[..., float]) -> Rule:
+        rule = Rule(name, function, better)
+        if REWARDS.builtin.get(name) == f"{function.__module__}:{function.__name__}":
+            return rule
+        return REWARDS.add(name, rule)
+
+    return register
+
+
+class RewardSpec(Config):
+    """A reward by name, `refusal`, or in full, `{rule: lexicon, options: {file: words.txt}}`.
+
+    A name is that of a card, `reward_models/NAME.yaml` beside the recipe or in the package, else that of a rule.
+    """
+
+    card: str | None = None
+    """The card that the other keys change."""
+    rule: str | None = None
+    """The rule's name."""
+    model: Model | None = None
+    """A reward model from outside, with one label."""
+    name: str = ""
+    """What its column is called; none means the card's or the rule's name."""
+    options: dict[str, Any] = {}
+    """Options of the rule."""
+    scale: float = 1.0
+    """Scores are multiplied by this, then clipped."""
+    clip: tuple[float, float] | None = None
+    """Lowest and highest score."""
+    better: Literal["higher", "lower", "neither"] | None = None
+    """Which scores are good; none means what the rule says, and higher for a model."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand(cls, value: Any, info: ValidationInfo) -> Any:
+        """A card's content takes the place of its name, so that the content is what the stage's key is made of."""
+        from align.rewards.cards import find
+
+        value = {"card": value} if isinstance(value, str) else value
+        if not isinstance(value, dict) or not isinstance(value.get("card"), str):
+            return value
+        name = value["card"]
+        given = {k: v for k, v in value.items() if k != "card"}
+        found = find(name, (info.context or {}).get("base"))
+        if found is None:
+            return {"rule": name, "name": name} | given
+        return {"name": name} | found.spec() | given
+
+    @model_validator(mode="after")
+    def _complete(self) -> RewardSpec:
+        if (self.rule is None) == (self.model is None):
+            raise ValueError("a reward is either a rule or a model")
+        if self.rule is None:
+            if self.options:
+                raise ValueError("options: only rules have options")
+            return self._named(str(self.model and self.model.path))
+        try:
+            rule = REWARDS[self.rule]
+        except AlignError as error:
+            raise ValueError(f"rule: {error}") from None
+        object.__setattr__(self, "options", rule.checked(self.options))
+        return self._named(self.rule)
+
+    def _named(self, name: str) -> RewardSpec:
+        if not self.name:
+            object.__setattr__(self, "name", name)
+        return self
+
+
+def _shape(value: Any) -> str:
+    return "trained" if isinstance(value, Reference) or (isinstance(value, str) and value.startswith("$")) else "named"
+
+
+RewardField = Annotated[
+    Annotated[RewardRef, Tag("trained")] | Annotated[RewardSpec, Tag("named")], Discriminator(_shape)
+]
+"""`$reward` for a trained reward model, a name, or a block."""
+
+RewardFields = Annotated[tuple[RewardField, ...], Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Another reward's scores times `scale`, then clipped."""
+
+    reward: Reward
+    name: str
+    better: Better
+    scale: float = 1.0
+    clip: tuple[float, float] | None = None
+
+    def __call__(self, prompts: Sequence[Prompt], replies: Sequence[str]) -> list[float]:
+        low, high = self.clip or (float("-inf"), float("inf"))
+        return [min(max(score * self.scale, low), high) for score in self.reward(prompts, replies)]
+
+
+def load(wanted: RewardRef | RewardSpec, ctx: Context) -> Reward:
+    """The reward that a stage's field names, ready to score."""
+    if isinstance(wanted, Reference):
+        from align.rewards.model import TrainedReward
+
+        return TrainedReward.load(ctx[wanted], ctx, wanted.name)
+    if wanted.model is not None:
+        from align.rewards.model import TrainedReward
+
+        found: Reward = TrainedReward.load(wanted.model, ctx, wanted.name)
+    else:
+        found = bound(REWARDS[str(wanted.rule)], wanted.options, ctx.base)
+    better = found.better if wanted.better is None else None if wanted.better == "neither" else wanted.better
+    return Scaled(found, wanted.name, better, wanted.scale, wanted.clip)
+
+
+def bound(rule: Rule, options: Mapping[str, Any], base: Path) -> Rule:
+    """A rule with its options set; files are relative to `base`."""
+    return replace(
+        rule, options={k: base / v.expanduser() if isinstance(v, Path) else v for k, v in rule.checked(options).items()}
+    )
+
+
+def names(wanted: Sequence[RewardRef | RewardSpec]) -> list[str]:
+    """The columns of these rewards. Raises ValueError where two have one name."""
+    made = [w.name for w in wanted]
+    for name in made:
+        if made.count(name) > 1:
+            raise ValueError(f"two rewards are called {name!r}; give one of them a `name:`")
+    return made

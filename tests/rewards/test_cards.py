@@ -1,0 +1,67 @@
+"""Every card is right, and its own cases hold."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from align.errors import RecipeError
+from align.registry import bundled
+from align.rewards import cards
+from align.rewards.base import REWARDS, RewardSpec, bound
+
+CARDS = cards.files()
+
+
+def test_the_package_has_cards():
+    assert {"length", "refusal", "repetition", "numeric_answer"} <= CARDS.keys()
+    assert all(file.parent == bundled("reward_models") for file in CARDS.values())
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_a_bundled_card_keeps_its_promises(name):
+    card = cards.read(CARDS[name])
+    assert card.description and card.bad_at
+    if card.rule is None:
+        return
+    rule = bound(REWARDS[card.rule], card.options, Path())
+    assert card.cases or card.rule == "length"
+    sign = -1 if (card.better or rule.better) == "lower" else 1
+    for case in card.cases:
+        good, bad = rule([case.record()] * 2, [case.good, case.bad])
+        assert sign * good > sign * bad, case
+
+
+def test_a_card_beside_the_recipe_comes_first(tmp_path):
+    (tmp_path / "reward_models").mkdir()
+    mine = {"description": "d", "bad_at": "b", "rule": "length", "options": {"unit": "characters"}, "scale": 0.5}
+    (tmp_path / "reward_models" / "length.yaml").write_text(yaml.safe_dump(mine))
+    spec = RewardSpec.model_validate("length", context={"base": tmp_path})
+    assert (spec.rule, spec.options, spec.scale, spec.name) == ("length", {"unit": "characters"}, 0.5, "length")
+    changed = RewardSpec.model_validate({"card": "length", "scale": 2, "name": "long"}, context={"base": tmp_path})
+    assert (changed.options, changed.scale, changed.name) == ({"unit": "characters"}, 2.0, "long")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rule: length", "description: Field required"),
+        ("{description: d, bad_at: b}", "either a rule or a model"),
+        ("{description: d, bad_at: b, rul: length}", "rul: Extra inputs"),
+        ("a: [", "not YAML"),
+    ],
+)
+def test_a_wrong_card_is_named(tmp_path, text, message):
+    (tmp_path / "reward_models").mkdir()
+    file = tmp_path / "reward_models" / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=message) as error:
+        RewardSpec.model_validate("mine", context={"base": tmp_path})
+    assert str(file) in str(error.value)
+
+
+def test_an_unknown_name_is_refused_with_the_nearest():
+    with pytest.raises(ValueError, match="no reward is called 'lenght'"):
+        RewardSpec.model_validate("lenght")
+    with pytest.raises(RecipeError, match="refusal"):
+        REWARDS["refusals"]
