@@ -11,13 +11,13 @@ from typing import Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from align.config import Config, Data, Model
-from align.errors import Problem, RecipeError, suggestion
-from align.recipe import keys
+from align.errors import AlignError, Problem, RecipeError, suggestion
+from align.recipe import keys, outside
 from align.recipe.lookup import find
 from align.recipe.problems import problems
-from align.recipe.source import Path_, Source, read
+from align.recipe.source import Place, Source, read
 from align.registry import STAGES, forget_plugins, load_plugin
-from align.stage import Reference, Stage
+from align.stage import Stage
 
 _NAME = re.compile(r"[A-Za-z][\w-]*")
 
@@ -29,9 +29,9 @@ class Header(Config):
     """Names the folder of results, `runs/<name>`; none means the file's name."""
     seed: int = Field(0, ge=0)
     """Every random choice follows from it."""
-    models: dict[str, Model] = {}
+    models: dict[str, Model] = Field(default_factory=dict)
     """Checkpoints from outside, by the name that `$name` refers to."""
-    data: dict[str, Data] = {}
+    data: dict[str, Data] = Field(default_factory=dict)
     """Datasets from outside, by the name that `$name` refers to."""
     plugins: tuple[str, ...] = ()
     """Python files with stages of one's own, relative to the recipe."""
@@ -48,7 +48,9 @@ class Recipe:
     file: Path
     """Absolute; its folder is where relative paths start."""
     models: dict[str, Model]
+    """By name; those on the hub at a commit, unless nobody could say which."""
     data: dict[str, Data]
+    """Likewise."""
     plugins: tuple[Path, ...]
     stages: dict[str, Stage]
     """By name, each after those it refers to, else in the order of the file."""
@@ -92,19 +94,19 @@ def load(recipe: Path | str, overrides: Iterable[str] = (), smoke: bool = False)
     source = read(find(recipe))
     for override in overrides:
         source.override(override, tuple(Header.model_fields))
-    return _Loading(source).recipe(smoke)
+    return _Loading(source, smoke).recipe()
 
 
 class _Loading:
     """Collects the problems of one recipe on the way to a Recipe."""
 
-    def __init__(self, source: Source):
-        self.source = source
+    def __init__(self, source: Source, smoke: bool):
+        self.source, self.smoke, self.hub = source, smoke, outside.Hub()
         self.base = source.file.resolve().parent
         self.kinds: dict[str, str | None] = {}
         """What each name of the recipe is: a kind of artifact, `model` or `dataset`; None where that is not known."""
 
-    def recipe(self, smoke: bool) -> Recipe:
+    def recipe(self) -> Recipe:
         header = self._header()
         plugins = tuple((self.base / file).resolve() for file in header.plugins)
         self._plugins(plugins)
@@ -113,21 +115,23 @@ class _Loading:
         for name, stage in stages.items():
             self._check_references(name, stage)
         order = self._order(stages)
-        self._outside(header, stages, smoke)
+        models = outside.mapped(header.models, self._settled, ("models",))
+        data = outside.mapped(header.data, self._settled, ("data",))
+        stages = {name: outside.mapped(stages[name], self._settled, ("stages", name)) for name in order}
         self.source.raise_problems()
         file = self.source.file.resolve()
         named = header.name or (file.parent.name if file.stem == "recipe" else file.stem)
         return Recipe(
-            name=f"{named}-smoke" if smoke else named,
+            name=f"{named}-smoke" if self.smoke else named,
             seed=header.seed,
             file=file,
-            models=header.models,
-            data=header.data,
+            models=models,
+            data=data,
             plugins=plugins,
-            stages={name: stages[name] for name in order},
+            stages=stages,
             source=self.source,
             warnings=tuple(self._unused(stages)),
-            smoke=smoke,
+            smoke=self.smoke,
         )
 
     def _header(self) -> Header:
@@ -163,7 +167,7 @@ class _Loading:
                 if not _NAME.fullmatch(name) or name in Header.model_fields:
                     self.source.add((section, name), f"{name!r} cannot be a name; use letters, digits, '_' and '-'")
                 elif name in self.kinds:
-                    self.source.add((section, name), f"the name {name!r} is taken already; `${name}` must mean one thing")
+                    self.source.add((section, name), f"{name!r} is taken already; `${name}` must mean one thing")
                 self.kinds.setdefault(name, kind)
 
     def _classes(self) -> Iterator[tuple[str, type[Stage]]]:
@@ -177,7 +181,7 @@ class _Loading:
             if "rounds" in fields:
                 self.source.add(("stages", name, "rounds"), "loops are not supported by this version of align")
             elif kind is None:
-                self.source.add(("stages", name), f"`stage:` is missing. It says which stage: {', '.join(STAGES.names())}")
+                self.source.add(("stages", name), f"`stage:` is missing. There are: {', '.join(STAGES.names())}")
             elif kind not in STAGES:
                 what = f"no stage is called {kind!r}.{suggestion(str(kind), STAGES.names())}"
                 self.source.add(("stages", name, "stage"), what)
@@ -187,10 +191,10 @@ class _Loading:
 
     def _stage(self, name: str, cls: type[Stage]) -> Stage:
         """The stage; where something is wrong with it, that is noted and the stage has only what is right."""
-        path: Path_ = ("stages", name)
+        path: Place = ("stages", name)
         fields = {key: value for key, value in self.source.at(path).items() if key != "stage"}
         try:
-            return cls.model_validate(fields)
+            return cls.model_validate(fields, context={"base": self.base})
         except ValidationError as error:
             for below, what in problems(error, cls, fields):
                 self.source.add((*path, *below), what)
@@ -230,20 +234,17 @@ class _Loading:
             visit(name, ())
         return order
 
-    def _outside(self, header: Header, stages: dict[str, Stage], smoke: bool) -> None:
-        """Files that are named must be there, unless a smoke run replaces them."""
-        for name, stage in stages.items():
-            for where, file in keys.files_in(stage):
-                if not (self.base / file.expanduser()).exists():
-                    self.source.add(("stages", name, *where), f"there is no file {self.base / file}")
-        if smoke:
-            return
-        for section, entries in (("models", header.models), ("data", header.data)):
-            for name, entry in entries.items():
-                try:
-                    keys.outside_files(entry, self.base)
-                except Exception as error:
-                    self.source.add((section, name, "path"), str(error))
+    def _settled(self, place: Place, leaf: Path | Model | Data) -> Path | Model | Data:
+        """A file or an entry from outside, found to be there; on the hub, at a commit."""
+        try:
+            if isinstance(leaf, Path):
+                if not outside.under(self.base, leaf).exists():
+                    self.source.add(place, f"there is no file {outside.under(self.base, leaf)}")
+            elif not self.smoke and outside.files(leaf, self.base) is None:
+                return self.hub.pinned(leaf)
+        except AlignError as error:
+            self.source.add((*place, "path"), str(error))
+        return leaf
 
     def _unused(self, stages: dict[str, Stage]) -> Iterator[Problem]:
         used = {reference.name for stage in stages.values() for _, reference in stage.references()}
@@ -253,7 +254,7 @@ class _Loading:
                     yield self.source.problem((section, name), "no stage refers to it")
 
 
-def _touches(path: Path_, wrong: Iterable[Path_]) -> bool:
+def _touches(path: Place, wrong: Iterable[Place]) -> bool:
     return any(other[: len(path)] == path for other in wrong)
 
 
@@ -269,7 +270,7 @@ def _what_is_right(cls: type[Stage], fields: dict[str, Any]) -> Stage:
     return cls.model_construct(**good)
 
 
-def _path(where: str) -> Path_:
+def _path(where: str) -> Place:
     return tuple(int(part) if part.isdigit() else part for part in where.split("."))
 
 
