@@ -11,18 +11,18 @@ from pydantic.fields import FieldInfo
 
 from align.errors import suggestion
 from align.machine import Machine
-from align.recipe.source import Path_
+from align.recipe.source import Place
 
 _ABOUT_A_KEY = ("missing", "extra_forbidden")
 
 
-def problems(error: ValidationError, model: type[BaseModel], value: Any) -> Iterator[tuple[Path_, str]]:
+def problems(error: ValidationError, model: type[BaseModel], value: Any) -> Iterator[tuple[Place, str]]:
     """(path below `value`, what is wrong) for all that is wrong with a value that `model` refused.
 
     Branches of a union that fail at the same place become one message; where one of them got further into the value,
     the others are left out.
     """
-    found: dict[Path_, list[str]] = {}
+    found: dict[Place, list[str]] = {}
     for e in error.errors(include_url=False):
         here = _place(value, e["loc"], keep_last=e["type"] in _ABOUT_A_KEY)
         what = _message(e, model, here)
@@ -35,9 +35,9 @@ def problems(error: ValidationError, model: type[BaseModel], value: Any) -> Iter
             yield here, " or ".join(whats)
 
 
-def _place(value: Any, loc: Path_, keep_last: bool) -> Path_:
+def _place(value: Any, loc: Place, keep_last: bool) -> Place:
     """The part of pydantic's location that the recipe knows; names of union branches are skipped."""
-    made: Path_ = ()
+    made: Place = ()
     for i, part in enumerate(loc):
         inside = part in value if isinstance(value, dict) else isinstance(part, int) and isinstance(value, list)
         if inside:
@@ -47,7 +47,7 @@ def _place(value: Any, loc: Path_, keep_last: bool) -> Path_:
     return made
 
 
-def _message(error: Any, model: type[BaseModel], here: Path_) -> str:
+def _message(error: Any, model: type[BaseModel], here: Place) -> str:
     kind, found = error["type"], error["input"]
     if kind == "missing":
         documented = _fields(model, here[:-1]).get(str(here[-1]))
@@ -60,11 +60,11 @@ def _message(error: Any, model: type[BaseModel], here: Path_) -> str:
     what = what[:1].lower() + what[1:]
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         what = "should be a block of keys"
-    near = suggestion(found, re.findall(r"'([^']+)'", what)) if kind == "literal_error" and isinstance(found, str) else ""
-    return f"{what}, found {found!r:.80}.{near}" if near.startswith(" Did") else f"{what}, found {found!r:.80}"
+    near = suggestion(found, re.findall(r"'([^']+)'", what)) if isinstance(found, str) else ""
+    return f"{what}, found {found!r:.80}{'.' + near if near.startswith(' Did') else ''}"
 
 
-def _unknown(key: str, model: type[BaseModel], path: Path_) -> str:
+def _unknown(key: str, model: type[BaseModel], path: Place) -> str:
     here = _fields(model, path)
     if key in Machine.model_fields:
         return f"{key!r} is a setting of the machine and belongs in no recipe; set ALIGN_{key.upper()} for this run"
@@ -73,11 +73,12 @@ def _unknown(key: str, model: type[BaseModel], path: Path_) -> str:
     if blocks:
         return f"unknown key {key!r}. It belongs under {blocks[0]!r}"
     if above:
-        return f"unknown key {key!r}. It belongs {'directly in the stage' if not above[-1] else f'under {above[-1][-1]!r}'}"
+        block = f"under {above[-1][-1]!r}" if above[-1] else "in the stage itself"
+        return f"unknown key {key!r}. It belongs {block}"
     return f"unknown key {key!r}.{suggestion(key, here)}"
 
 
-def _key_meant(value: Any, here: Path_, what: str) -> tuple[Path_, str]:
+def _key_meant(value: Any, here: Place, what: str) -> tuple[Place, str]:
     """The first key in a validator's sentence that the recipe sets is where the problem stands."""
     for part in here:
         value = value[part]
@@ -87,7 +88,7 @@ def _key_meant(value: Any, here: Path_, what: str) -> tuple[Path_, str]:
     return here, what
 
 
-def _fields(model: type[BaseModel], path: Path_) -> dict[str, FieldInfo]:
+def _fields(model: type[BaseModel], path: Place) -> dict[str, FieldInfo]:
     """The fields that a block at this path may have, by the name that a recipe writes; over all union branches."""
     models = [model]
     for part in path:

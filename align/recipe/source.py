@@ -17,7 +17,7 @@ import yaml
 
 from align.errors import Problem, RecipeError, suggestion
 
-Path_ = tuple[str | int, ...]
+Place = tuple[str | int, ...]
 """Keys and list positions from the top of a recipe to one of its values."""
 
 SECTIONS = ("stages", "models", "data")
@@ -47,14 +47,14 @@ class Source:
     file: Path
     text: str
     values: Any = None
-    lines: dict[Path_, int] = field(default_factory=dict)
+    lines: dict[Place, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
-    def add(self, path: Path_, what: str) -> None:
+    def add(self, path: Place, what: str) -> None:
         """Notes a problem at a path, or at the nearest thing above it that the recipe contains."""
         self.problems.append(self.problem(path, what))
 
-    def problem(self, path: Path_, what: str) -> Problem:
+    def problem(self, path: Place, what: str) -> Problem:
         """A problem with its place filled in; one that an override caused has no file."""
         known = next(path[:n] for n in range(len(path), -1, -1) if path[:n] in self.lines)
         line = self.lines[known]
@@ -63,7 +63,7 @@ class Source:
             return Problem(where, f"{what} (given on the command line)")
         return Problem(where, what, _shown(self.file), line)
 
-    def at(self, path: Path_) -> Any:
+    def at(self, path: Place) -> Any:
         """The value at a path, or None."""
         value = self.values
         for part in path:
@@ -90,26 +90,26 @@ class Source:
         parent = self.values
         for part in path[:-1]:
             parent = _step_into(parent, part)
-        if isinstance(parent, list) and not _is_index(path[-1], parent) or not isinstance(parent, (dict, list)):
+        if not isinstance(parent, dict) and not _is_index(path[-1], parent):
             self.problems.append(Problem(target, "there is nothing of that name to override"))
             return
         self.lines = {p: line for p, line in self.lines.items() if p[: len(path)] != path}
         parent[path[-1]] = _Reader(self, COMMAND_LINE).read(value, path)
 
-    def _full_path(self, target: str, known: tuple[str, ...]) -> Path_ | None:
+    def _full_path(self, target: str, known: tuple[str, ...]) -> Place | None:
         first, *rest = target.split(".")
         if first not in known:
             sections = [s for s in SECTIONS if first in (self.at((s,)) or ())]
             if not sections:
-                names = [*known, *(name for s in SECTIONS for name in self.at((s,)) or ())]
-                self.problems.append(Problem(target, f"nothing in the recipe is called {first!r}.{suggestion(first, names)}"))
+                near = suggestion(first, [*known, *(name for s in SECTIONS for name in self.at((s,)) or ())])
+                self.problems.append(Problem(target, f"nothing in the recipe is called {first!r}.{near}"))
                 return None
             first, rest = sections[0], [first, *rest]
         if first in SECTIONS and (not rest or rest[0] not in (self.at((first,)) or ())):
             near = suggestion(rest[0], self.at((first,)) or ()) if rest else ""
             self.problems.append(Problem(target, f"an override changes an existing entry of {first!r}.{near}"))
             return None
-        path: Path_ = (first,)
+        path: Place = (first,)
         for part in rest:
             path = (*path, int(part) if isinstance(self.at(path), list) and part.isdigit() else part)
         return path
@@ -135,7 +135,7 @@ class _Reader:
         self.source, self.line = source, line
         self.open: list[yaml.Node] = []
 
-    def read(self, text: str, path: Path_) -> Any:
+    def read(self, text: str, path: Place) -> Any:
         self.loader = _Loader(text)
         self._note(path, 1)
         try:
@@ -145,7 +145,7 @@ class _Reader:
             return None
         return None if node is None else self._value(node, path)
 
-    def _value(self, node: yaml.Node, path: Path_) -> Any:
+    def _value(self, node: yaml.Node, path: Place) -> Any:
         if any(node is other for other in self.open):
             self.source.add(path, "an alias that contains itself")
             return None
@@ -155,11 +155,11 @@ class _Reader:
                 return dict(self._entries(node, path))
             if isinstance(node, yaml.SequenceNode):
                 return [self._item(item, (*path, i)) for i, item in enumerate(node.value)]
-            return self._scalar(node, path)
+            return self._scalar(node, path) if isinstance(node, yaml.ScalarNode) else None
         finally:
             self.open.pop()
 
-    def _entries(self, node: yaml.MappingNode, path: Path_) -> Iterator[tuple[str, Any]]:
+    def _entries(self, node: yaml.MappingNode, path: Place) -> Iterator[tuple[str, Any]]:
         lines: dict[str, int] = {}
         for key, value in node.value:
             name, line = str(key.value) if isinstance(key, yaml.ScalarNode) else "?", key.start_mark.line + 1
@@ -170,11 +170,11 @@ class _Reader:
             self._note((*path, name), line)
             yield name, self._value(value, (*path, name))
 
-    def _item(self, node: yaml.Node, path: Path_) -> Any:
+    def _item(self, node: yaml.Node, path: Place) -> Any:
         self._note(path, node.start_mark.line + 1)
         return self._value(node, path)
 
-    def _scalar(self, node: yaml.Node, path: Path_) -> Any:
+    def _scalar(self, node: yaml.ScalarNode, path: Place) -> Any:
         if "${" in node.value:
             node.value = _VARIABLE.sub(lambda match: self._variable(match, path), node.value)
             if node.style is None:
@@ -185,20 +185,20 @@ class _Reader:
             self.source.add(path, f"{node.value!r}: {getattr(error, 'problem', error)}")
             return None
 
-    def _variable(self, match: re.Match[str], path: Path_) -> str:
+    def _variable(self, match: re.Match[str], path: Place) -> str:
         name, default = match["name"], match["default"]
         if name is None or match["rest"] or not match[0].endswith("}"):
-            self.source.add(path, f"{match[0]!r}: write ${{env:NAME}} or ${{env:NAME:-default}}; nothing else is replaced")
+            self.source.add(path, f"{match[0]!r}: only ${{env:NAME}} and ${{env:NAME:-default}} are replaced")
         elif name not in os.environ and default is None:
             self.source.add(path, f"environment variable {name} is not set; ${{env:{name}:-default}} gives a default")
         else:
             return os.environ.get(name) or default or ""
         return ""
 
-    def _note(self, path: Path_, line: int) -> None:
+    def _note(self, path: Place, line: int) -> None:
         self.source.lines[path] = line if self.line is None else self.line
 
-    def _syntax(self, error: yaml.YAMLError, path: Path_) -> Problem:
+    def _syntax(self, error: yaml.YAMLError, path: Place) -> Problem:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         what = f"not YAML: {getattr(error, 'problem', None) or error}"
         if self.line is not None:
@@ -211,17 +211,15 @@ class _Reader:
 
 def _step_into(parent: Any, part: str | int) -> Any:
     """The block inside a block, made if it is not there; None where there can be none."""
-    if isinstance(parent, list):
-        return parent[part] if _is_index(part, parent) else None
     if not isinstance(parent, dict):
-        return None
+        return parent[part] if _is_index(part, parent) else None
     if parent.get(part) is None:
         parent[part] = {}
     return parent[part]
 
 
-def _is_index(part: str | int, items: list[Any]) -> bool:
-    return isinstance(part, int) and part < len(items)
+def _is_index(part: str | int, items: Any) -> bool:
+    return isinstance(items, list) and isinstance(part, int) and part < len(items)
 
 
 def _shown(file: Path) -> Path:
