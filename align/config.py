@@ -92,8 +92,8 @@ class Lora(Config):
 class Optim(Config):
     """AdamW with a schedule. One step is exactly `batch_size` examples, however they are cut to fit memory."""
 
-    lr: float = Field(2e-5, gt=0)
-    """Peak learning rate."""
+    lr: float | None = Field(None, gt=0)
+    """Peak learning rate; none means the stage's usual one (`align stages NAME` shows it), ten times that with LoRA."""
     batch_size: int = Field(16, gt=0)
     """Examples of one optimizer step, over all processes."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"

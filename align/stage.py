@@ -103,6 +103,8 @@ class Stage(BaseModel, ABC):
     """Raise it when the same fields must make a different result; cached results of older versions are left alone."""
     makes: ClassVar[Kind]
     """The kind of artifact that `run` makes."""
+    unkeyed: ClassVar[frozenset[str]] = frozenset()
+    """Fields that change no result, such as how often to save; they are left out of the key."""
     distributed: ClassVar[bool] = False
     """Whether `run` may be called on several ranks at once."""
 
@@ -157,6 +159,8 @@ class Context:
     """The recipe's seed; `ctx.seed_of(role)` derives the seeds to use."""
     inputs: Mapping[str, Artifact | Model | Data]
     """What each reference stands for, by its name without the `$`."""
+    keys: Mapping[str, str]
+    """The content key of each input, likewise."""
     store: Store
     machine: Machine
     work: Path
@@ -166,7 +170,7 @@ class Context:
     emit: Callable[..., None] = field(default=lambda event, **values: None)
     """`emit("step", step=3, steps=100, loss=1.2, ...)`: one event for the display and for `--json`."""
     stopping: Callable[[], bool] = field(default=lambda: False)
-    """True once a signal asked the run to stop: finish the step, save, and raise Interrupted(ctx.signal())."""
+    """True once a signal asked the run to stop: finish the step, save, and raise Interrupted."""
     base: Path = field(default_factory=Path.cwd)
     """The recipe's folder: relative paths start here."""
 

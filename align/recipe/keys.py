@@ -52,7 +52,7 @@ def keys(recipe: Recipe, hash_of: Callable[[Path], str]) -> dict[str, Key]:
             "stage": stage.name,
             "version": stage.version,
             "seed": recipe.seed,
-            "fields": canonical.changed(stage),
+            "fields": canonical.changed(stage, tuple(stage.unkeyed)),
             "inputs": {path: key.value for path, key in inputs.items()},
         }
         made[name] = canonical.key(parts)

@@ -1,13 +1,20 @@
-"""The blocks of a recipe that training stages share beside `optim`. Knows no torch, so that planning can read it."""
+"""What training stages share in a recipe. Knows no torch, so that planning can read it."""
 
 from __future__ import annotations
 
-from typing import Literal
+from abc import ABC
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from align.config import Config
+from align.config import Config, Lora, Optim
 from align.data.fields import DataField
+from align.stage import Stage
+
+REFERENCE_FREE = ("simpo", "orpo")
+"""Preference losses that look at the policy alone."""
+SOFT = ("sigmoid", "robust", "simpo")
+"""Preference losses that take soft labels and smoothing."""
 
 
 class Validation(Config):
@@ -40,3 +47,47 @@ class Checkpoint(Config):
     """Save after so many steps; none means about every five minutes."""
     keep: int = Field(2, gt=0)
     """How many of them stay on disk until the stage is done."""
+
+
+class Training(Stage, ABC):
+    """The fields of every stage that trains a model."""
+
+    distributed = True
+    unkeyed = frozenset({"checkpoint"})
+    usual_lr: ClassVar[float]
+    """Peak learning rate where `optim.lr` is not given and all weights train."""
+    dropout: ClassVar[bool] = False
+    """Whether the objective allows dropout; a policy that is compared with a reference must not have any."""
+
+    data: DataField
+    """What to train on."""
+    optim: Optim = Optim()
+    """The optimizer."""
+    epochs: float = Field(1.0, gt=0)
+    """Passes over the data."""
+    max_length: int = Field(1024, gt=1)
+    """Tokens of a prompt with one reply. Rows whose prompt leaves no room are dropped and counted, never cut."""
+    max_truncated: float = Field(0.0, ge=0, le=1)
+    """The share of rows whose reply may be cut at `max_length`; more is an error."""
+    lora: Lora | None = None
+    """Train a low-rank adapter instead of all weights."""
+    adapter: Literal["new", "continue", "merge-first"] = "new"
+    """What becomes of the adapters the policy arrives with: a new one on top, the last one goes on training, or they
+    are merged into the weights first."""
+    validation: Validation | None = None
+    """Measure on held-out rows while training."""
+    checkpoint: Checkpoint = Checkpoint()
+    """How often training can be gone on with after a kill."""
+
+    @model_validator(mode="after")
+    def _dropout_only_where_allowed(self) -> Training:
+        if self.lora and self.lora.dropout and not self.dropout:
+            raise ValueError(f"lora.dropout must be 0 in {self.name}: scores with dropout cannot be compared")
+        return self
+
+    def rate(self) -> float:
+        """The peak learning rate."""
+        if self.optim.lr is not None:
+            return self.optim.lr
+        adapted = self.lora is not None or self.adapter == "continue"
+        return self.usual_lr * (10 if adapted else 1)

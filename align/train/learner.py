@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -30,26 +31,28 @@ MOVED_BY = 3
 """By this many updates with a learning rate above 0, every trainable tensor must have moved."""
 
 
-def accelerator(machine: Machine, dtype: str = "float32") -> Accelerator:
+def accelerator(machine: Machine, dtype: str = "float32", folder: Path | None = None) -> Accelerator:
     """Accelerate's view of this process, in the precision that a policy of this dtype trains in.
 
-    Weights that train are float32; bfloat16 and float16 policies compute under autocast.
+    Weights that train are float32; bfloat16 and float16 policies compute under autocast. Trackers write into `folder`.
     """
     precision = {"bfloat16": "bf16", "float16": "fp16"}.get(dtype, "no")
     AcceleratorState._reset_state()  # a warm worker runs stages of different precision in turn
-    return Accelerator(mixed_precision=precision, cpu=machine.device == "cpu", log_with=list(machine.track) or None)
+    return Accelerator(
+        mixed_precision=precision, cpu=machine.device == "cpu", log_with=list(machine.track) or None, project_dir=folder
+    )
 
 
-def learning_rate(optim: Optim, step: int, steps: int) -> float:
-    """The learning rate of 0-based `step` of `steps`: linear warm-up, then constant, linear or cosine to `final_lr`."""
+def schedule(optim: Optim, step: int, steps: int) -> float:
+    """The share of the peak learning rate at 0-based `step`: linear warm-up, then constant, linear or cosine decay."""
     warm = round(optim.warmup * steps)
     if step < warm:
-        return optim.lr * (step + 1) / warm
+        return (step + 1) / warm
     if optim.schedule == "constant":
-        return optim.lr
+        return 1.0
     done = (step - warm) / max(1, steps - warm)
     left = 1.0 - done if optim.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
-    return optim.lr * (optim.final_lr + (1 - optim.final_lr) * left)
+    return optim.final_lr + (1 - optim.final_lr) * left
 
 
 class Learner:
@@ -60,6 +63,7 @@ class Learner:
         module: nn.Module,
         optim: Optim,
         *,
+        lr: float,
         steps: int,
         accelerator: Accelerator,
         machine: Machine,
@@ -67,7 +71,7 @@ class Learner:
         pad: int = 0,
         seed: int = 0,
     ):
-        self.optim, self.steps, self.accelerator, self.machine = optim, steps, accelerator, machine
+        self.optim, self.lr, self.steps, self.accelerator, self.machine = optim, lr, steps, accelerator, machine
         self.layout, self.pad, self.seed, self.step = layout, pad, seed, 0
         self.trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
         if not self.trainable:
@@ -82,7 +86,7 @@ class Learner:
         Raises TrainingError, before the weights change, if a loss or the gradient is not finite; and when some
         trainable tensor has not moved after three updates.
         """
-        rate = learning_rate(self.optim, self.step, self.steps)
+        rate = self.lr * schedule(self.optim, self.step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         losses = self.backward(objective, trees)
@@ -140,7 +144,7 @@ class Learner:
         ]
         return torch.optim.AdamW(
             [group for group in groups if group["params"]],
-            lr=self.optim.lr, betas=self.optim.betas, eps=self.optim.eps, fused=True,
+            lr=self.lr, betas=self.optim.betas, eps=self.optim.eps, fused=True,
         )  # fmt: skip
 
     def _divide_gradients(self, count: float) -> None:

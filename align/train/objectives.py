@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from align.data.tree import Batch
 from align.losses import language, preference
 from align.losses.reduce import lengths, per_reply, per_token
+from align.train.fields import REFERENCE_FREE
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,6 @@ def bradley_terry(centering: float) -> Objective:
         })  # fmt: skip
 
     return objective
-
-
-REFERENCE_FREE = ("simpo", "orpo")
-SOFT = ("sigmoid", "robust", "simpo")
-"""Losses that take soft labels and smoothing."""
 
 
 def direct_preference(loss: str, beta: float, smoothing: float = 0.0, gamma: float = 0.0) -> Objective:

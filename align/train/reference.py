@@ -1,16 +1,18 @@
 """Log-probs of the reference, computed once and kept in the store.
 
-The reference is the policy as it was when the stage began. Its numbers are keyed by the model and by the very tokens
-they belong to, so that no change of tokenizer, template, length or data can bring back stale ones; eight trees are
-computed again all the same, by the policy that is about to train, which proves both that the cache is right and that
-the reference is the parent (log-ratios are 0 at step 0).
+The reference is the policy as the stage found it, inherited adapters and all. Nothing has been trained yet when its
+numbers are needed, so the policy itself computes them: no second model, and no adapter that could be switched off too
+far. They are keyed by the model and by the very tokens they belong to, so that no change of tokenizer, template, length
+or data can bring back stale ones. Eight trees are computed again all the same: what is stored must be what the policy
+that is about to train says now, or log-ratios would not be 0 at step 0.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from align.data.tree import Layout, Tree, collate
 from align.errors import TrainingError
 from align.losses.reduce import lengths, per_reply
 from align.models.logprobs import LanguageModel
+from align.models.policy import Policy
 from align.stage import Context
 from align.train.batching import microbatches
 
@@ -30,7 +33,14 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 5e-3}
 
 
 def summed_logps(
-    module: nn.Module, trees: Sequence[Tree], *, layout: Layout, pad: int, max_tokens: int, device: torch.device, ctx: Context | None = None
+    module: nn.Module,
+    trees: Sequence[Tree],
+    *,
+    layout: Layout,
+    pad: int,
+    max_tokens: int,
+    device: torch.device,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> list[np.ndarray]:
     """For each tree the log-probs of its replies, summed over scored tokens, in nats: float64 arrays of (replies,)."""
     order = {id(tree): i for i, tree in enumerate(trees)}
@@ -45,6 +55,60 @@ def summed_logps(
             for tree, values in zip(part, np.split(sums, splits), strict=True):
                 found[order[id(tree)]] = values
             done += len(part)
-            if ctx:
-                ctx.emit("progress", what="reference log-probs", done=done, total=len(trees))
+            progress(done)
     return found
+
+
+def with_reference(
+    ctx: Context,
+    policy: Policy,
+    key: str,
+    trees: Sequence[Tree],
+    *,
+    layout: Layout,
+    device: torch.device,
+    names: tuple[str, ...] = ("reference_chosen", "reference_rejected"),
+) -> list[Tree]:
+    """The same trees with the reference's summed log-prob of each reply among their numbers, in nats.
+
+    policy: the one that will train, before its first update. key: the content key of what it was loaded from. Raises
+    TrainingError if eight trees do not come out as stored.
+    """
+    measure = partial(
+        summed_logps, LanguageModel(policy.model),
+        layout=layout, pad=policy.contract.pad, max_tokens=ctx.machine.max_tokens, device=device,
+    )  # fmt: skip
+
+    def make(folder: Path) -> None:
+        progress = partial(ctx.emit, "progress", what="reference log-probs", total=len(trees))
+        np.save(folder / "logps.npy", np.stack(measure(trees, progress=lambda done: progress(done=done))))
+
+    stored = np.load(ctx.store.cached("reference", _key(key, policy, trees), make) / "logps.npy")
+    probes = [int(i) for i in np.linspace(0, len(trees) - 1, min(PROBES, len(trees)))]
+    for i, now in zip(probes, measure([trees[i] for i in probes]), strict=True):
+        _compare(trees[i], stored[i], now, TOLERANCE[policy.contract.dtype])
+    return [
+        replace(tree, numbers=tree.numbers | dict(zip(names, map(float, values), strict=True)))
+        for tree, values in zip(trees, stored, strict=True)
+    ]
+
+
+def _key(key: str, policy: Policy, trees: Sequence[Tree]) -> str:
+    """Names the numbers by all that they depend on: the model, its precision, and the tokens."""
+    digest = hashlib.sha256(f"{key} {policy.contract.dtype}".encode())
+    for tree in trees:
+        for ids in (tree.prompt, *(reply.ids for reply in tree.replies)):
+            digest.update(len(ids).to_bytes(4, "big") + np.ascontiguousarray(ids, np.int32).tobytes())
+        for reply in tree.replies:
+            digest.update(b"all" if reply.scored is None else np.packbits(reply.scored).tobytes())
+    return digest.hexdigest()[:24]
+
+
+def _compare(tree: Tree, stored: np.ndarray, now: np.ndarray, tolerance: float) -> None:
+    tokens = np.array([len(reply.ids) for reply in tree.replies])
+    error = float(np.max(np.abs(stored - now) / np.maximum(tokens, 1)))
+    if not error <= tolerance:
+        raise TrainingError(
+            f"the reference is not the policy that begins to train: for row {tree.id} the stored log-prob differs by "
+            f"{error:.2g} nats per token (tolerance {tolerance:g})"
+        )

@@ -19,10 +19,10 @@ from align.store import Store
 from align.train import checkpoint as checkpoints
 from align.train.fields import Checkpoint, Validation
 from align.train.fit import fit, rows_of, step_count
-from align.train.learner import Learner, accelerator, learning_rate
+from align.train.learner import Learner, accelerator, schedule
 from align.train.objectives import direct_preference, next_token
 
-OPTIM = Optim(lr=1e-2, batch_size=8, warmup=0.0, weight_decay=0.1)
+OPTIM = Optim(batch_size=8, warmup=0.0, weight_decay=0.1)
 
 
 def model(seed: int = 0, tied: bool = False) -> LanguageModel:
@@ -44,15 +44,17 @@ def trees(count: int, seed: int = 0, replies: int = 2) -> list[Tree]:
     return [Tree(f"row{i}", ids(2, 9), tuple(Reply(ids(2, 9)) for _ in range(replies)), numbers) for i in range(count)]
 
 
-def learner(module: LanguageModel, steps: int = 8, max_tokens: int = 4096, optim: Optim = OPTIM) -> Learner:
+def learner(
+    module: LanguageModel, steps: int = 8, max_tokens: int = 4096, optim: Optim = OPTIM, lr: float = 1e-2
+) -> Learner:
     machine = Machine(device="cpu", max_tokens=max_tokens)
-    return Learner(module, optim, steps=steps, accelerator=accelerator(machine), machine=machine, seed=3)
+    return Learner(module, optim, lr=lr, steps=steps, accelerator=accelerator(machine), machine=machine, seed=3)
 
 
 def context(folder, **values) -> Context:
     (folder / "work").mkdir(exist_ok=True)
     return Context(
-        stage="tune", key="k", seed=0, inputs={}, store=Store(folder), machine=Machine(device="cpu"),
+        stage="tune", key="k", seed=0, inputs={}, keys={}, store=Store(folder), machine=Machine(device="cpu"),
         work=folder / "work", out=folder / "out", **values,
     )  # fmt: skip
 
@@ -97,11 +99,11 @@ def test_the_loss_is_the_mean_over_tokens_of_the_whole_step():
     )
 
 
-def test_learning_rate_by_hand():
-    linear = Optim(lr=1.0, warmup=0.2, schedule="linear", final_lr=0.1)
-    assert [learning_rate(linear, s, 10) for s in (0, 1, 2, 6)] == pytest.approx([0.5, 1.0, 1.0, 0.1 + 0.9 * 0.5])
-    cosine = Optim(lr=2.0, warmup=0.0, schedule="cosine")
-    assert [learning_rate(cosine, s, 4) for s in (0, 1, 2)] == pytest.approx([2.0, 1 + math.cos(math.pi / 4), 1.0])
+def test_schedule_by_hand():
+    linear = Optim(warmup=0.2, schedule="linear", final_lr=0.1)
+    assert [schedule(linear, s, 10) for s in (0, 1, 2, 6)] == pytest.approx([0.5, 1.0, 1.0, 0.1 + 0.9 * 0.5])
+    cosine = Optim(warmup=0.0, schedule="cosine")
+    assert [schedule(cosine, s, 4) for s in (0, 1, 2)] == pytest.approx([1.0, (1 + math.cos(math.pi / 4)) / 2, 0.5])
 
 
 def test_steps_and_rows():
@@ -177,8 +179,7 @@ def test_keep_best_goes_back_to_the_best_weights(tmp_path):
     """The held-out rows are noise, so training longer makes them worse: the best step is an early one."""
     events = []
     module = model()
-    optim = OPTIM.model_copy(update={"lr": 0.05, "schedule": "constant"})
-    fitted = learner(module, steps=12, optim=optim)
+    fitted = learner(module, steps=12, optim=OPTIM.model_copy(update={"schedule": "constant"}), lr=0.05)
     metrics = fit(
         context(tmp_path, emit=lambda event, **values: events.append((event, values))), fitted, next_token, trees(16),
         checkpoint=Checkpoint(), validation=Validation(every=2, keep="best"), held_out=trees(16, seed=7),

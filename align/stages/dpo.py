@@ -1,0 +1,60 @@
+"""Direct preference optimization and its relatives."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from align.records import Preference
+from align.stage import Context, PolicyRef
+from align.train.fields import REFERENCE_FREE, SOFT, Training
+
+
+class DPO(Training):
+    """Preference optimization without a reward model: raise the chosen reply above the rejected one.
+
+    The reference is the policy as this stage finds it. Its log-probs are computed once and kept.
+    """
+
+    name = "dpo"
+    makes = "policy"
+    usual_lr = 1e-6
+
+    policy: PolicyRef
+    """The model to tune; also the reference."""
+    loss: Literal["sigmoid", "robust", "ipo", "hinge", "simpo", "orpo"] = "sigmoid"
+    """`sigmoid` is DPO (arXiv:2305.18290), conservative with smoothing; `robust` arXiv:2403.00409; `ipo`
+    arXiv:2310.12036; `hinge` SLiC (arXiv:2305.10425); `simpo` arXiv:2405.14734; `orpo` arXiv:2403.07691. The last two
+    need no reference."""
+    beta: float = Field(0.1, gt=0)
+    """How much a log-ratio counts: small lets the policy go far from the reference. For orpo, the weight of the
+    odds-ratio term."""
+    smoothing: float = Field(0.0, ge=0, lt=0.5)
+    """The probability that a label is wrong."""
+    gamma: float = Field(0.0, ge=0)
+    """Target margin of simpo."""
+
+    @model_validator(mode="after")
+    def _nothing_inert(self) -> DPO:
+        if self.smoothing and self.loss not in SOFT:
+            raise ValueError(f"smoothing has no effect with loss: {self.loss}; it is for {', '.join(SOFT)}")
+        if self.gamma and self.loss != "simpo":
+            raise ValueError(f"gamma has no effect with loss: {self.loss}; it is for simpo")
+        if self.loss == "robust" and not self.smoothing:
+            raise ValueError("loss: robust without smoothing is loss: sigmoid; give smoothing")
+        return self
+
+    def run(self, ctx: Context) -> dict[str, float]:
+        from align.models.logprobs import LanguageModel
+        from align.train.objectives import direct_preference
+        from align.train.session import Session, rows_for, trainable_policy
+
+        policy = trainable_policy(ctx, self, self.policy)
+        session = Session.of(ctx, self, policy, *rows_for(ctx, self, policy, Preference))
+        if self.loss not in REFERENCE_FREE:
+            session = session.with_reference(policy, ctx.keys[self.policy.name])
+        objective = direct_preference(self.loss, self.beta, self.smoothing, self.gamma)
+        metrics = session.train(LanguageModel(policy.model), objective)
+        policy.save(ctx.out, ctx.stage)
+        return metrics

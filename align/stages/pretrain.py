@@ -1,0 +1,71 @@
+"""Pretraining, from scratch or continued."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from align.config import Config
+from align.records import Text
+from align.stage import Context, PolicyRef
+from align.train.fields import Training
+
+
+class Tokenizer(Config):
+    """A tokenizer to be made from the training text."""
+
+    kind: Literal["words", "bpe", "bytes"] = "bpe"
+    """`words`: one token a word or mark, for tiny worlds; `bpe`: byte-level pairs, reads any text; `bytes`: no learning."""
+    vocabulary: int = Field(8192, gt=0)
+    """At most so many tokens, the special ones included."""
+
+
+class Pretrain(Training):
+    """Next-token training on raw text: a small model from scratch, or a policy further."""
+
+    name = "pretrain"
+    makes = "policy"
+    usual_lr = 1e-3
+    dropout = True
+
+    policy: PolicyRef | None = None
+    """The model to train further; none means from scratch, by `model` and `tokenizer`."""
+    model: dict[str, str | int | float | bool] | None = None
+    """From scratch: `architecture` (llama, gpt2, ...) and any sizes of its transformers config, such as `hidden_size`."""
+    tokenizer: Tokenizer | None = None
+    """From scratch: the tokenizer to make."""
+    template: str | None = None
+    """From scratch: the chat template that later stages use, `plain`, `raw` or a path; none means `plain`."""
+
+    @model_validator(mode="after")
+    def _scratch_or_further(self) -> Pretrain:
+        scratch = [name for name in ("model", "tokenizer", "template") if getattr(self, name) is not None]
+        if self.policy is not None and scratch:
+            raise ValueError(f"{scratch[0]} is for training from scratch and has no effect with policy: remove one")
+        if self.policy is None and self.model is None:
+            raise ValueError("give policy: to train one further, or model: to train one from scratch")
+        if self.policy is None and (self.lora or self.adapter != "new"):
+            raise ValueError("a model from scratch has no frozen weights: remove lora and adapter")
+        return self
+
+    def run(self, ctx: Context) -> dict[str, float]:
+        from align.models.logprobs import LanguageModel
+        from align.train.objectives import next_token
+        from align.train.session import Session, rows_for, trainable_policy
+
+        policy = self._scratch(ctx) if self.policy is None else trainable_policy(ctx, self, self.policy)
+        session = Session.of(ctx, self, policy, *rows_for(ctx, self, policy, Text))
+        metrics = session.train(LanguageModel(policy.model), next_token)
+        policy.save(ctx.out, ctx.stage)
+        return metrics
+
+    def _scratch(self, ctx: Context):
+        from align.data import read
+        from align.models.policy import from_scratch
+        from align.models.tokenizers import train_tokenizer
+
+        made = self.tokenizer or Tokenizer()
+        texts = [record.text for record in read(ctx, self.data, Text)]
+        tokenizer = train_tokenizer(texts, made.kind, made.vocabulary)
+        return from_scratch(self.model, tokenizer, template=self.template or "plain", seed=ctx.seed_of("weights"))

@@ -1,0 +1,30 @@
+"""Supervised fine-tuning."""
+
+from __future__ import annotations
+
+from align.records import Demonstration
+from align.stage import Context, PolicyRef
+from align.train.fields import Training
+
+
+class SFT(Training):
+    """Supervised fine-tuning: imitate the assistant turns of demonstrations, by their mean log-likelihood per token."""
+
+    name = "sft"
+    makes = "policy"
+    usual_lr = 2e-5
+    dropout = True
+
+    policy: PolicyRef
+    """The model to tune."""
+
+    def run(self, ctx: Context) -> dict[str, float]:
+        from align.models.logprobs import LanguageModel
+        from align.train.objectives import next_token
+        from align.train.session import Session, rows_for, trainable_policy
+
+        policy = trainable_policy(ctx, self, self.policy)
+        session = Session.of(ctx, self, policy, *rows_for(ctx, self, policy, Demonstration))
+        metrics = session.train(LanguageModel(policy.model), next_token)
+        policy.save(ctx.out, ctx.stage)
+        return metrics
