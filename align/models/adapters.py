@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from align.config import Lora
-from align.errors import ContractError
+from align.errors import CheckError, ContractError, suggestion
 
 REFERENCE = "reference"
 """Name of the frozen copy of an adapter that goes on training."""
@@ -41,9 +41,13 @@ class Adapters:
         if lora.targets != "all-linear":
             self._check_targets(lora.targets)
         config = LoraConfig(
-            r=lora.r, lora_alpha=lora.alpha if lora.alpha is not None else 2 * lora.r, lora_dropout=lora.dropout,  # type: ignore[arg-type]
+            r=lora.r,
+            lora_alpha=lora.alpha if lora.alpha is not None else 2 * lora.r,  # type: ignore[arg-type]
+            lora_dropout=lora.dropout,
             target_modules=lora.targets if isinstance(lora.targets, str) else list(lora.targets),
-            use_rslora=lora.rslora, task_type=_task(self.model), bias="none",
+            exclude_modules=["score"],  # a reward model's head trains whole
+            use_rslora=lora.rslora,
+            task_type=_task(self.model),
         )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -120,7 +124,7 @@ class Adapters:
         """Adds the whole stack to the model's weights for good and empties it."""
         if self._peft is not None:
             if getattr(self.model, "is_quantized", False):
-                raise ContractError("adapters on 4-bit weights cannot be merged without damage. Export the adapter instead")
+                raise ContractError("adapters on 4-bit weights can't be merged without damage; export the adapter")
             self._untie_adapted_embeddings()
             self._activate(self.names)
             self._peft.merge_and_unload(safe_merge=True)
@@ -150,7 +154,7 @@ class Adapters:
         ends = {name.rpartition(".")[2] for name, module in self.model.named_modules() if isinstance(module, nn.Linear)}
         for target in targets:
             if not any(name.endswith(target) for name, _ in self.model.named_modules()):
-                raise ContractError(f"lora.targets: no module is called {target!r}. There are: {', '.join(sorted(ends))}")
+                raise CheckError(f"lora.targets: no module is called {target!r}.{suggestion(target, ends)}")
 
     def _untie_adapted_embeddings(self) -> None:
         """Gives the output layer weights of its own before an adapter is added to them, or the input would change too."""
@@ -159,9 +163,9 @@ class Adapters:
             outputs.base_layer.weight = nn.Parameter(outputs.base_layer.weight.detach().clone())
 
 
-def _task(model: PreTrainedModel) -> TaskType:
-    """None of PEFT's tasks for reward models: it would train the score head in secret; align does so in the open."""
-    return None if type(model).__name__.endswith("ForSequenceClassification") else TaskType.CAUSAL_LM  # type: ignore[return-value]
+def _task(model: PreTrainedModel) -> TaskType | None:
+    """No task for reward models: given one, PEFT would train a copy of the score head; here the head itself trains."""
+    return TaskType.CAUSAL_LM if model.can_generate() else None
 
 
 def _hash(state: dict[str, Tensor]) -> str:

@@ -26,7 +26,7 @@ from align.config import Lora, Model
 from align.errors import CheckError, ContractError, StoreError
 from align.models.adapters import Adapters
 from align.models.contract import Contract
-from align.models.weights import Head, load_model, load_tokenizer, rounded, save_model
+from align.models.weights import Head, is_classifier, load_model, load_tokenizer, rounded, save_model
 
 if TYPE_CHECKING:
     from align.data.chat import Chat
@@ -56,6 +56,8 @@ class Loaded(ABC):
     """What the last adapter names as its base."""
     own: str | None = None
     """The adapter that this stage trains; None where it trains all weights, or nothing."""
+    has_head: bool = True
+    """False for a language model loaded as a reward model: its score head holds nothing yet."""
     again: Callable[[], Self] | None = field(default=None, repr=False)
     """Loads it once more as it was at the start of the stage."""
 
@@ -63,10 +65,16 @@ class Loaded(ABC):
     def measure(self, ids: list[int]) -> list[float]:
         """The numbers by which the model is known again, for a row of ids."""
 
+    def read_head(self, folder: Path) -> None:
+        """Reads what lies beside an adapter in an artifact; for policies nothing does."""
+
     @classmethod
     def load(cls, source: Artifact | Model, base: Path | None, store: Store | None, device: str) -> Self:
         """A model from an artifact or from outside, with its whole stack, verified."""
-        loaded = _outside(cls, source, base, device) if isinstance(source, Model) else _artifact(cls, source, store, device)
+        if isinstance(source, Model):
+            loaded = _outside(cls, source, base, device)
+        else:
+            loaded = _artifact(cls, source, store, device)
         loaded.again = lambda: cls.load(source, base, store, device)
         return loaded
 
@@ -75,7 +83,7 @@ class Loaded(ABC):
         """How conversations become tokens for this model, and back."""
         from align.data.chat import Chat
 
-        return Chat(self.tokenizer, self.contract.template)
+        return Chat(self.tokenizer, self.contract.template, self.contract.stop)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters that train, by name."""
@@ -149,8 +157,8 @@ def check_handover(source: Artifact | Model, lora: Lora | None, handover: Handov
         raise CheckError("lora: has no effect with adapter: continue, which trains the policy's adapter as it is")
     if handover == "new" and adapted and lora is None:
         raise CheckError(
-            "the policy carries an adapter. Give lora: to train a new one on top of it, adapter: continue to go on with "
-            "it, or adapter: merge-first to merge it and train all weights"
+            "the policy carries an adapter. Give lora: to train a new one on top of it, adapter: continue to go on "
+            "with it, or adapter: merge-first to merge it and train all weights"
         )
     if quantized and (handover == "merge-first" or (lora is None and handover == "new")):
         raise CheckError("4-bit weights can't be trained or merged into; give lora: and leave adapter: new")
@@ -165,11 +173,13 @@ def _artifact(kind: type[L], source: Artifact, store: Store | None, device: str)
     if (folder / "model").is_dir():
         model = load_model(folder / "model", contract.dtype, device, head=kind.head, fresh_head=not same)
         tokenizer = load_tokenizer(folder / "model")
-        loaded = kind(agree(model, contract), tokenizer, contract, Adapters(model))
+        loaded = kind(agree(model, contract), tokenizer, contract, Adapters(model), has_head=same)
     else:
         beneath = json.loads((folder / BASE).read_text())
         loaded = _beneath(kind, beneath, source, store, device)
         loaded.adapters.load(folder / "adapter")
+        loaded.read_head(folder)
+        loaded.has_head = same
         loaded.tokenizer, loaded.contract = load_tokenizer(folder / "adapter"), contract
         loaded.beneath = beneath
     loaded.origin = {"artifact": source.key}
@@ -201,7 +211,11 @@ def _outside(kind: type[L], source: Model, base: Path | None, device: str) -> L:
         loaded.adapters.load(Path(source.path))
         return loaded
     commit = None if Path(source.path).is_dir() else source.revision
-    model = load_model(source.path, source.dtype, device, revision=commit, head=kind.head, quantize=source.quantize)
+    has_head = kind.head == "language" or is_classifier(source.path, commit)
+    model = load_model(
+        source.path, source.dtype, device, revision=commit, head=kind.head, fresh_head=not has_head,
+        quantize=source.quantize,
+    )
     tokenizer = load_tokenizer(source.path, commit)
     template = source.template or (tokenizer.get_chat_template() if tokenizer.chat_template else "plain")
     if template.endswith((".jinja", ".jinja2")):
@@ -209,7 +223,7 @@ def _outside(kind: type[L], source: Model, base: Path | None, device: str) -> L:
     contract = Contract.of(model, tokenizer, source.path, template, source.stop, source.quantize)
     pinned = source.model_copy(update={"revision": getattr(model.config, "_commit_hash", None) or source.revision})
     origin = {"model": pinned.model_dump(exclude_defaults=True)}
-    return kind(agree(model, contract), tokenizer, contract, Adapters(model), origin=origin)
+    return kind(agree(model, contract), tokenizer, contract, Adapters(model), origin=origin, has_head=has_head)
 
 
 def located(source: Model, base: Path | None) -> Model:

@@ -5,12 +5,21 @@ from __future__ import annotations
 import importlib.util
 import json
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+)
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -46,7 +55,8 @@ def load_model(
     if quantize:
         options |= _four_bits(getattr(torch, dtype), device_of(device))
     try:
-        model, info = CLASSES[head].from_pretrained(str(path), **options)
+        with quiet():
+            model, info = CLASSES[head].from_pretrained(str(path), **options)
     except (OSError, ValueError) as error:
         raise ContractError(f"{path}: no model can be loaded from here: {str(error).splitlines()[0]}") from error
     known = ("score.", "lm_head.", "embed_out.") if fresh_head else ()
@@ -55,7 +65,35 @@ def load_model(
         if keys:
             raise ContractError(f"{path}: {len(keys)} {what} tensors in the checkpoint of a {type(model).__name__}: "
                                 f"{', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''}")
+    if not model.can_generate():  # a classifier leaves the ends of replies, which it reads too, in their file
+        model.generation_config = generation_config(path, options.get("revision"))
     return (model if quantize else model.to(device_of(device))).eval()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within it transformers reports errors only: what is missing or left over is judged here."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
+def generation_config(path: str | Path, revision: str | None = None) -> GenerationConfig | None:
+    """The generation config of a folder or a hub name, if it has one."""
+    try:
+        return GenerationConfig.from_pretrained(str(path), **({"revision": revision} if revision else {}))
+    except OSError:
+        return None
+
+
+def is_classifier(path: str | Path, revision: str | None = None) -> bool:
+    """Whether a folder or a hub name holds a sequence classifier rather than a language model."""
+    options = {} if Path(path).is_dir() or revision is None else {"revision": revision}
+    architectures = AutoConfig.from_pretrained(str(path), **options).architectures or []
+    return any(name.endswith("ForSequenceClassification") for name in architectures)
 
 
 def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -137,7 +175,7 @@ def scan(folder: Path, elements: int) -> None:
             count *= side
         begin, end = tensor["data_offsets"]
         if count == 0 or end - begin != count * SIZES.get(tensor["dtype"], 1):
-            raise ContractError(f"{folder}: tensor {name} of shape {tensor['shape']} was saved with {end - begin} bytes")
+            raise ContractError(f"{folder}: tensor {name} of shape {tensor['shape']} has {end - begin} bytes")
         held += count
     if held != elements:
         raise ContractError(f"{folder}: {held:,} numbers were saved, the model has {elements:,}")

@@ -1,0 +1,109 @@
+"""Reward models: a policy's backbone with one score in place of the vocabulary.
+
+In memory and on disk they are transformers' sequence classifiers with one label, so others' reward models load like
+ours, and ours elsewhere. Where the backbone is adapted, the score head, which trains with the adapter, is a file of its
+own beside it (`head.safetensors`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from align.config import Lora, Model
+from align.data.tree import Reply, Tree, collate
+from align.errors import ContractError
+from align.models.contract import Contract
+from align.models.loaded import Handover, Loaded, check_handover
+from align.models.logprobs import RewardModel
+from align.models.weights import Head, headers
+
+if TYPE_CHECKING:
+    from align.store import Artifact, Store
+
+HEAD = "head.safetensors"
+
+
+@dataclass
+class Reward(Loaded):
+    """A reward model. It reads text with its own tokenizer and template, whatever the policy's are."""
+
+    head: ClassVar[Head] = "score"
+
+    @cached_property
+    def module(self) -> RewardModel:
+        """Batch -> scores; what trains."""
+        return RewardModel(self.model)
+
+    @property
+    def score_head(self) -> nn.Linear:
+        """The layer that turns a hidden state into a score."""
+        head: Any = getattr(self.model, "score", None)
+        if not isinstance(head, nn.Linear) or head.out_features != 1:
+            raise ContractError(f"{self.contract.maker}: a {type(self.model).__name__} with no linear head of one score")
+        return head
+
+    @torch.no_grad()
+    def measure(self, ids: list[int]) -> list[float]:
+        """The score of a row of ids, read at its last token."""
+        tree = Tree("", np.array([], np.int32), (Reply(np.array(ids, np.int32)),))
+        batch = collate([tree], layout="plain", pad=self.contract.pad).to(self.model.device)
+        was = self.model.training
+        self.model.eval()
+        score = self.module(batch)
+        self.model.train(was)
+        return score.tolist()
+
+    def read_head(self, folder: Path) -> None:
+        if (folder / HEAD).is_file():
+            state = load_file(folder / HEAD)
+            self.score_head.to(state["weight"].dtype).load_state_dict(state)
+
+    def prepare(self, source: Artifact | Model, lora: Lora | None, handover: Handover, seed: int) -> None:
+        """Makes ready for training, with a new head that trains in float32 beside the adapter or all weights."""
+        super().prepare(source, lora, handover, seed)
+        head = self.score_head.float()
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randn(head.weight.shape, generator=generator) / math.sqrt(head.in_features + 1)
+        with torch.no_grad():
+            head.weight.copy_(drawn)
+        head.requires_grad_(True)
+
+    def save(self, folder: Path, maker: str) -> Contract:
+        """Writes the head beside the adapter or within the full weights, and proves by the file that it is there."""
+        shape = list(self.score_head.weight.shape)
+        if self.own is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file({k: v.contiguous().cpu() for k, v in self.score_head.state_dict().items()}, folder / HEAD)
+        contract = super().save(folder, maker)
+        place, name = (folder / "model", "score.weight") if self.own is None else (folder, "weight")
+        if headers(place).get(name, {}).get("shape") != shape:
+            raise ContractError(f"{place}: the score head was not saved: no tensor {name} of shape {shape}")
+        return contract
+
+
+def load_reward(
+    source: Artifact | Model, *, base: Path | None = None, store: Store | None = None, device: str = "cpu",
+    train: bool = False, lora: Lora | None = None, adapter: Handover = "new", seed: int = 0,
+) -> Reward:
+    """A trained reward model, verified; or with `train` a new one on the backbone of a policy.
+
+    The other arguments are those of `load_policy`; `seed` draws the new head too.
+    """
+    if train:
+        check_handover(source, lora, adapter)  # before weights are read
+    reward = Reward.load(source, base, store, device)
+    if not (train or reward.has_head):
+        raise ContractError(f"{reward.contract.maker}: a language model, not a reward model: it has no score head")
+    reward.model.requires_grad_(False)
+    if train:
+        reward.prepare(source, lora, adapter, seed)
+    return reward
