@@ -273,6 +273,11 @@ class Store:
         os.rename(path, trash)
         _delete(trash)
 
+    def forget(self, key: str) -> None:
+        """Deletes the artifact of a key and what is left of making it."""
+        self.discard(self.root / "artifacts" / key)
+        self.discard(self.root / "work" / key)
+
     def collect(self, keep: Iterable[str] = ()) -> list[Waste]:
         """What can be deleted: whatever no recipe's last run leads to, apart from the keys to keep. Deletes nothing."""
         last = [self.last(str(p.parent.relative_to(self.root / "runs"))) for p in self.root.glob("runs/**/last.json")]

@@ -1,0 +1,287 @@
+"""Runs a recipe: checks every stage first, then runs what is not in the store, and tells what happens as events.
+
+An event is a dict with `event`, `time` (seconds since 1970) and, where it is about a stage, `stage`:
+
+    run_started         recipe, stages {name: type}, store
+    stage_cached        key, path, metrics: it was there, or another run just made it
+    stage_checked       figures, pending (the input that is yet to be made, or null)
+    stage_started
+    step                step, steps, metrics of that step
+    progress            what, done, total
+    note                text, level
+    stage_finished      key, path, metrics, seconds
+    stage_failed        error, log (path or null)
+    stage_skipped       because
+    interrupted         the stage saved what it had
+    run_finished        exit_code, failed, skipped, seconds
+
+The first SIGINT or SIGTERM is passed on: the stage ends its step and saves. The second kills it; what it saved before
+is still there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from align.config import Data, Model
+from align.errors import CheckError, Problem, RecipeError
+from align.launch import Workers
+from align.machine import Machine
+from align.plan import Plan, Step, code_of, plan
+from align.recipe import Recipe
+from align.store import Artifact, Store
+from align.worker import Input, Job
+
+__all__ = ["Outcome", "Plan", "Step", "check", "plan", "run"]
+
+Emit = Callable[[dict[str, Any]], None]
+State = Literal["cached", "checked", "finished", "failed", "skipped", "interrupted"]
+
+
+@dataclass
+class Outcome:
+    """How a run ended."""
+
+    plan: Plan
+    states: dict[str, State] = field(default_factory=dict)
+    """By stage; one that was not reached has none."""
+    artifacts: dict[str, Artifact] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+    figures: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What each stage's check found."""
+    signal: int = 0
+    """The signal that stopped the run, or 0."""
+
+    @property
+    def exit_code(self) -> int:
+        return 128 + self.signal if self.signal else int(bool(self.errors))
+
+
+def check(
+    recipe: Recipe, store: Store, machine: Machine, *, until: str | None = None, only: str | None = None,
+    emit: Emit = lambda event: None,
+) -> Outcome:  # fmt: skip
+    """Checks every stage that `run` would run, and that what they will write fits on the disk; computes nothing.
+
+    Raises CheckError where it doesn't fit; what else is wrong is in the outcome.
+    """
+    with _Run(plan(recipe, store, until=until, only=only), store, machine, emit) as running:
+        running.check()
+    return running.outcome
+
+
+def run(
+    recipe: Recipe, store: Store, machine: Machine, *, until: str | None = None, only: str | None = None,
+    fresh: Iterable[str] = (), emit: Emit = lambda event: None,
+) -> Outcome:  # fmt: skip
+    """Makes the artifacts of a recipe's stages, or of those asked for, as `plan` says.
+
+    `fresh` stages forget their artifact and what a killed run left of them. Raises RecipeError where a stage cannot
+    run at all and CheckError where the results don't fit on the disk; other failures are in the outcome.
+    """
+    with _Run(plan(recipe, store, until=until, only=only, fresh=fresh), store, machine, emit) as running:
+        running.begin()
+        if running.check():
+            running.run()
+        running.finish()
+    return running.outcome
+
+
+class _Run:
+    """The state of one run: its workers, its signals, and what became of each stage."""
+
+    def __init__(self, made: Plan, store: Store, machine: Machine, emit: Emit):
+        self.plan, self.store, self.machine, self.outcome = made, store, machine, Outcome(made)
+        self._emit_to = emit
+        self._started = time.time()
+        self._workers: list[Workers] = []
+        self._pending: set[str] = set()
+        self._told = False
+        self._commit = _commit(made.recipe.base)
+
+    def __enter__(self) -> _Run:
+        self._handlers: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._handlers[number] = signal.signal(number, self._stop)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for workers in self._workers:
+            workers.close()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def begin(self) -> None:
+        recipe, steps = self.plan.recipe, self.plan.steps
+        blocked = [Problem(f"stages.{s.stage}", s.why) for s in steps if s.state == "blocked"]
+        if blocked:
+            raise RecipeError(blocked)
+        types = {step.stage: step.type for step in steps}
+        self._emit("run_started", recipe=recipe.name, stages=types, store=str(self.store.root))
+        for step in steps:
+            if step.warning:
+                self._emit("note", stage=step.stage, level="warning", text=step.warning)
+            if step.artifact:
+                self._made(step.stage, "cached", step.artifact)
+                self._emit("stage_cached", stage=step.stage, **_facts(step.artifact))
+        parts = {s.stage: {"key": s.key, "parts": self.plan.keys[s.stage].parts} for s in steps}
+        self.store.remember(recipe.name, self.store.last(recipe.name) | parts)
+
+    def check(self) -> bool:
+        """Checks all stages that will run, in one worker; whether all is well."""
+        for step in self.plan.to_run:
+            if self.outcome.signal:
+                return False
+            result = self._do(step, "check")
+            if result["event"] == "stage_checked":
+                self.outcome.states[step.stage] = "checked"
+                self.outcome.figures[step.stage] = result["figures"]
+                if result["pending"]:
+                    self._pending.add(step.stage)
+        for step in self.plan.to_run:
+            if self.outcome.errors and step.stage not in self.outcome.errors:
+                self._skip(step.stage, "a check failed, so nothing was computed")
+        self._check_disk()
+        return not self.outcome.errors and not self.outcome.signal
+
+    def run(self) -> None:
+        for step in self.plan.to_run:
+            bad = [n for n in self.plan.recipe.inputs(step.stage).values() if self._is_lost(n)]
+            if bad:
+                self._skip(step.stage, f"'{bad[0]}' {self.outcome.states[bad[0]]}")
+            elif not self.outcome.signal:
+                self._do(step, "run")
+
+    def finish(self) -> None:
+        code, failed = self.outcome.exit_code, list(self.outcome.errors)
+        if self.outcome.signal:
+            self._emit("note", level="info", text="stopped; the same command goes on from here")
+        skipped = [name for name, state in self.outcome.states.items() if state == "skipped"]
+        seconds = round(time.time() - self._started, 2)
+        self._emit("run_finished", exit_code=code, failed=failed, skipped=skipped, seconds=seconds)
+
+    def _do(self, step: Step, what: Literal["check", "run"]) -> dict[str, Any]:
+        """Has a job done; the event of its result, which is recorded."""
+        together = what == "run" and self.plan.recipe.stages[step.stage].distributed and self.machine.processes > 1
+        with self._ranks() if together else contextlib.nullcontext(self._warm()) as workers:
+            result: dict[str, Any] = {}
+            for result in workers.do(self._job(step, what)):
+                if not workers.alive and self.outcome.signal:
+                    result = {"event": "interrupted", "stage": step.stage, "time": time.time()}
+                self._record(step.stage, result)
+        return result
+
+    def _record(self, stage: str, event: dict[str, Any]) -> None:
+        match event["event"]:
+            case "stage_finished" | "stage_cached" as name:
+                made = self.store.find(event["key"])
+                assert made is not None
+                self._made(stage, "finished" if name == "stage_finished" else "cached", made)
+            case "stage_failed":
+                self.outcome.states[stage] = "failed"
+                self.outcome.errors[stage] = event["error"]
+            case "interrupted":
+                self.outcome.states[stage] = "interrupted"
+                self.outcome.signal = self.outcome.signal or signal.SIGINT
+        self._emit_to(event)
+
+    def _made(self, stage: str, state: State, artifact: Artifact) -> None:
+        self.outcome.states[stage] = state
+        self.outcome.artifacts[stage] = artifact
+        self.store.link(self.plan.recipe.name, stage, artifact)
+
+    def _skip(self, stage: str, because: str) -> None:
+        self.outcome.states[stage] = "skipped"
+        self._emit("stage_skipped", stage=stage, because=because)
+
+    def _is_lost(self, name: str) -> bool:
+        return self.outcome.states.get(name) in ("failed", "skipped")
+
+    def _check_disk(self) -> None:
+        root, needed = self.store.root, sum(f.get("bytes", 0) for f in self.outcome.figures.values())
+        root.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(root).free
+        if needed > free:
+            raise CheckError(
+                f"the stages will write about {needed / 1e9:.1f} GB, but {root} has {free / 1e9:.1f} GB free."
+                " Free some with `align gc`, keep fewer checkpoints, or choose another disk with --store"
+            )
+
+    def _job(self, step: Step, what: Literal["check", "run"]) -> Job:
+        recipe, stage = self.plan.recipe, self.plan.recipe.stages[step.stage]
+        return Job(
+            do=what, recipe=recipe.name, stage=step.stage, type=step.type, key=step.key, seed=recipe.seed,
+            fields=stage.model_dump(mode="json", by_alias=True),
+            inputs={name: self._input(name) for name in recipe.inputs(step.stage).values()},
+            plugins=recipe.plugins, base=recipe.base, store=self.store.root.absolute(), machine=self.machine,
+            code=code_of(type(stage)), commit=self._commit, unchecked=step.stage in self._pending, fresh=step.fresh,
+        )  # fmt: skip
+
+    def _input(self, name: str) -> Input:
+        """A model or dataset of the hub is pinned to the commit that its key was made of."""
+        recipe, key = self.plan.recipe, self.plan.keys[name]
+        pin = {"revision": key.parts["commit"]} if "commit" in key.parts else {}
+        outside = recipe.models.get(name) or recipe.data.get(name)
+        entry = outside.model_copy(update=pin) if outside else None
+        return Input(
+            key=key.value,
+            model=entry if isinstance(entry, Model) else None,
+            data=entry if isinstance(entry, Data) else None,
+        )
+
+    def _warm(self) -> Workers:
+        """The worker that does all that needs one process; started when first needed, and again if it died."""
+        if self._workers and not self._workers[-1].alive:
+            self._workers.pop().close()
+        if not self._workers:
+            self._workers.append(Workers(self.machine, tick=self._tick))
+        return self._workers[-1]
+
+    @contextlib.contextmanager
+    def _ranks(self) -> Iterator[Workers]:
+        with Workers(self.machine, self.machine.processes, self._tick) as workers:
+            self._workers.insert(0, workers)
+            try:
+                yield workers
+            finally:
+                self._workers.remove(workers)
+
+    def _stop(self, number: int, frame: object) -> None:
+        for workers in self._workers:
+            workers.signal(signal.SIGKILL if self.outcome.signal else number)
+        self.outcome.signal = self.outcome.signal or number
+
+    def _tick(self) -> None:
+        if self.outcome.signal and not self._told:
+            self._told = True
+            self._emit("note", level="info", text="stopping after this step; once more stops at once")
+
+    def _emit(self, event: str, **values: Any) -> None:
+        self._emit_to({"event": event, "time": time.time(), **values})
+
+
+def _facts(artifact: Artifact) -> dict[str, Any]:
+    return {"key": artifact.key, "path": str(artifact.path), "metrics": artifact.metrics}
+
+
+def _commit(folder: Path) -> str | None:
+    """The git commit of a folder, with `+` if files differ from it; None outside of git."""
+
+    def git(*arguments: str) -> str | None:
+        with contextlib.suppress(OSError):
+            done = subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True)
+            return done.stdout.strip() if done.returncode == 0 else None
+        return None
+
+    commit = git("rev-parse", "HEAD")
+    return f"{commit}+" if commit and git("status", "--porcelain", "--", ".") else commit
