@@ -1,0 +1,104 @@
+"""Verbs about what was made: history, export, gc."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from align.cli import text
+from align.cli.options import StoreFolder, artifact, store_at
+from align.store import Ancestor, Artifact, Store, size_of
+
+SHORT = 12
+"""Digits of a key that are shown; any beginning that is unique is an address."""
+
+
+def history(
+    address: Annotated[
+        str | None, typer.Argument(metavar="[ARTIFACT]", help="recipe/stage, the beginning of a key, or a path.")
+    ] = None,
+    store: StoreFolder = None,
+) -> None:
+    """Show what was made, or what one artifact was made from.
+
+    Example: align history quickstart/dpo
+    """
+    where = store_at(store)
+    console = Console()
+    if address:
+        console.print(_tree(where.lineage(artifact(where, address))))
+    else:
+        console.print(_list(where))
+
+
+def export(
+    address: Annotated[str, typer.Argument(metavar="ARTIFACT", help="The policy or reward model to export.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
+    adapter: Annotated[bool, typer.Option("--adapter", help="Keep adapters apart instead of merging them.")] = False,
+    store: StoreFolder = None,
+) -> None:
+    """Write a model for use elsewhere: safetensors, tokenizer, chat template and a model card with its lineage.
+
+    Example: align export quickstart/dpo exported/
+    """
+    made = artifact(store_at(store), address)
+    from align.models.export import export as write
+
+    write(made, folder, merged=not adapter)
+    print(f"{folder}: {made.kind} {made.key[:SHORT]}, {text.size(size_of(folder))}")
+
+
+def gc(
+    delete: Annotated[bool, typer.Option("--delete", help="Delete it; without this, only show it.")] = False,
+    store: StoreFolder = None,
+) -> None:
+    """Show what can be deleted and how much that frees: what no recipe's last run leads to.
+
+    Example: align gc --delete
+    """
+    where = store_at(store)
+    waste = where.collect()
+    for path, size, why in waste:
+        print(f"{text.size(size):>10}  {path.relative_to(where.root)}: {why}")
+        if delete:
+            where.discard(path)
+    total = text.size(sum(item.bytes for item in waste))
+    print(f"{total} {'freed' if delete else 'can be freed: align gc --delete'}" if waste else "nothing to delete")
+
+
+def _list(store: Store) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in ("artifact", "kind", "key", "made", "took"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("metrics", ratio=1, no_wrap=True, overflow="ellipsis")
+    for made in store.artifacts():
+        table.add_row(*_cells(made))
+    return table
+
+
+def _cells(made: Artifact) -> tuple[str, ...]:
+    manifest = made.manifest
+    name = f"{manifest['recipe']}/{manifest['stage']}"
+    when = str(manifest["finished"])[:16].replace("T", " ")
+    return name, made.kind, made.key[:SHORT], when, text.duration(manifest["seconds"]), text.metrics(made.metrics)
+
+
+def _tree(ancestor: Ancestor) -> Tree:
+    tree = Tree(_label(ancestor))
+    for parent in ancestor.inputs:
+        tree.children.append(_tree(parent))
+    return tree
+
+
+def _label(ancestor: Ancestor) -> Text:
+    made = ancestor.artifact
+    label = Text.assemble((f"{ancestor.field}: " if ancestor.field else "", "dim"), (ancestor.name, "bold"))
+    if made is None:
+        return label.append(f"  {ancestor.key}", "dim")
+    return label.append(f"  {made.kind} {made.key[:SHORT]}  {text.metrics(made.metrics)}", "dim")

@@ -1,0 +1,98 @@
+"""The verb plan: what a run would do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from align import recipe as recipes
+from align import runner
+from align.cli import text
+from align.cli.display import note_line
+from align.cli.options import Fresh, Only, Overrides, RecipeName, Smoke, Until, with_machine
+from align.machine import Machine
+from align.runner import Plan, Step
+from align.store import Store
+
+MARKS = {"cached": ("✓", "green"), "run": ("▸", "cyan"), "blocked": ("‖", "yellow")}
+
+
+@with_machine
+def plan(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    until: Until = None,
+    only: Only = None,
+    fresh: Fresh = None,
+    check: Annotated[bool, typer.Option("--check", help="Run every stage's pre-flight and show its figures.")] = False,
+    smoke: Smoke = False,
+    *,
+    settings: Machine,
+) -> None:
+    """Show the graph of a recipe: what is there already, what will run, and why.
+
+    Example: align plan quickstart dpo.beta=0.2 --check
+    """
+    loaded, store, console = recipes.load(recipe, overrides or (), smoke=smoke), Store(settings.store), Console()
+    show(runner.plan(loaded, store, until=until, only=only, fresh=fresh or ()), console)
+    if check:
+        outcome = runner.check(loaded, store, settings, until=until, only=only, emit=_checked(console))
+        raise typer.Exit(outcome.exit_code)
+
+
+def show(plan: Plan, console: Console) -> None:
+    """Prints a plan: one row a stage with its inputs, then what should make people look twice."""
+    recipe = plan.recipe
+    console.print(Text.assemble((recipe.name, "bold"), (f"  seed {recipe.seed}  {text.place(recipe.file)}", "dim")))
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for column in range(4):
+        table.add_column(no_wrap=column < 3)
+    table.add_column(ratio=1)
+    for step in plan.steps:
+        table.add_row(*_cells(plan, step))
+    console.print(table)
+    for warning in _warnings(plan):
+        console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
+    cached = len(plan.steps) - len(plan.to_run)
+    console.print(Text(f"{len(plan.to_run)} to run, {cached} cached", style="dim"))
+
+
+def _checked(console: Console) -> Callable[[dict[str, Any]], None]:
+    """Prints what each check found, as it comes."""
+
+    def emit(event: dict[str, Any]) -> None:
+        stage = event.get("stage", "")
+        match event["event"]:
+            case "stage_checked" if event["pending"]:
+                found = f"needs the result of {event['pending']!r} first; checked again before it runs"
+                console.print(Text.assemble((f"{stage}: ", "bold"), (found, "dim")))
+            case "stage_checked":
+                found = text.metrics(event["figures"], limit=len(event["figures"])) or "fine"
+                console.print(Text.assemble((f"{stage}: ", "bold"), found))
+            case "stage_failed":
+                console.print(Text(f"{stage}: {event['error']}", style="red"))
+            case "note":
+                console.print(Text(note_line(stage, event["level"], event["text"]), style="dim"))
+
+    return emit
+
+
+def _cells(plan: Plan, step: Step) -> Iterator[Text]:
+    mark, style = MARKS[step.state]
+    inputs = dict.fromkeys(plan.recipe.inputs(step.stage).values())
+    yield Text(mark, style=style)
+    yield Text(step.stage, style="bold" if step.state != "cached" else "")
+    yield Text(step.type, style="dim")
+    yield Text(f"<- {', '.join(inputs)}" if inputs else "", style="dim")
+    yield Text(f"{step.state}: {step.why}", style="" if step.state != "cached" else "dim")
+
+
+def _warnings(plan: Plan) -> Iterator[str]:
+    yield from map(str, plan.recipe.warnings)
+    yield from (f"{step.stage}: {step.warning}" for step in plan.steps if step.warning)
+

@@ -1,0 +1,144 @@
+"""The events of a run, added up into one row a stage. Pure bookkeeping: nothing is printed here."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+State = Literal["waiting", "cached", "running", "done", "failed", "skipped", "interrupted"]
+
+WINDOW = 20
+"""The pace is that of so many of the latest steps."""
+
+NO_METRICS = frozenset({"event", "stage", "time", "step", "steps"})
+
+
+@dataclass
+class Row:
+    """One stage as a display shows it."""
+
+    name: str
+    kind: str = ""
+    """What the recipe wrote after `stage:`."""
+    state: State = "waiting"
+    doing: str = ""
+    """What the running stage is doing besides training steps, such as `sampling`."""
+    step: int = 0
+    steps: int = 0
+    numbers: dict[str, float] = field(default_factory=dict)
+    """What its check found, then the latest step's metrics, then the stage's own."""
+    detail: str = ""
+    """Why it failed or was skipped."""
+    log: str = ""
+    started: float = 0.0
+    seconds: float = 0.0
+    _marks: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=WINDOW))
+
+    def mark(self, now: float, step: int, steps: int) -> None:
+        """Note that `step` of `steps` is complete."""
+        if step < self.step or steps != self.steps:
+            self._marks.clear()
+        self.step, self.steps = step, steps
+        self._marks.append((now, step))
+
+    def left(self, now: float) -> float | None:
+        """Seconds until the last step, at the pace of the latest ones; None before there are two."""
+        if len(self._marks) < 2 or self.step == self._marks[0][1]:
+            return None
+        (first, start), (last, step) = self._marks[0], self._marks[-1]
+        pace = (last - first) / (step - start)
+        return max(0.0, (self.steps - step) * pace - (now - last))
+
+
+@dataclass
+class Progress:
+    """All rows of a run, in the recipe's order, and what was said on the way."""
+
+    recipe: str = ""
+    rows: dict[str, Row] = field(default_factory=dict)
+    notes: list[tuple[str, str, str]] = field(default_factory=list)
+    """(stage, level, text)"""
+    started: float = 0.0
+
+    def add(self, event: Mapping[str, Any], now: float) -> Row | None:
+        """Take in one event. Returns the row it changed."""
+        name = event["event"]
+        if name == "run_started":
+            self._begin(event, now)
+            return None
+        if name == "note":
+            self.notes.append((event.get("stage", ""), event.get("level", "info"), event["text"]))
+            return None
+        if "stage" not in event:
+            return None
+        row = self.rows.setdefault(event["stage"], Row(event["stage"]))
+        _CHANGES.get(name, _ignore)(row, event, now)
+        return row
+
+    def count(self, *states: State) -> int:
+        """How many stages are in one of these states."""
+        return sum(row.state in states for row in self.rows.values())
+
+    def _begin(self, event: Mapping[str, Any], now: float) -> None:
+        self.recipe, self.started = event["recipe"], now
+        self.rows = {name: Row(name, kind) for name, kind in event["stages"].items()}
+
+
+def _ignore(row: Row, event: Mapping[str, Any], now: float) -> None:
+    pass
+
+
+def _cached(row: Row, event: Mapping[str, Any], now: float) -> None:
+    row.state, row.numbers = "cached", dict(event.get("metrics", {}))
+
+
+def _checked(row: Row, event: Mapping[str, Any], now: float) -> None:
+    row.numbers = {k: v for k, v in event["figures"].items() if isinstance(v, (int, float))}
+
+
+def _started(row: Row, event: Mapping[str, Any], now: float) -> None:
+    row.state, row.started, row.numbers = "running", now, {}
+
+
+def _step(row: Row, event: Mapping[str, Any], now: float) -> None:
+    row.doing = ""
+    row.mark(now, event["step"], event["steps"])
+    row.numbers = {k: v for k, v in event.items() if k not in NO_METRICS and isinstance(v, (int, float))}
+
+
+def _progress(row: Row, event: Mapping[str, Any], now: float) -> None:
+    if row.doing != event["what"]:
+        row.doing, row.steps = event["what"], 0
+    row.mark(now, event["done"], event["total"])
+
+
+def _finished(row: Row, event: Mapping[str, Any], now: float) -> None:
+    row.state, row.seconds, row.numbers = "done", event["seconds"], dict(event["metrics"])
+
+
+def _failed(row: Row, event: Mapping[str, Any], now: float) -> None:
+    row.state, row.detail, row.log = "failed", event["error"], str(event.get("log") or "")
+    row.seconds = now - row.started if row.started else 0.0
+
+
+def _skipped(row: Row, event: Mapping[str, Any], now: float) -> None:
+    row.state, row.detail = "skipped", event["because"]
+
+
+def _interrupted(row: Row, event: Mapping[str, Any], now: float) -> None:
+    row.state = "interrupted"
+
+
+_CHANGES = {
+    "stage_cached": _cached,
+    "stage_checked": _checked,
+    "stage_started": _started,
+    "step": _step,
+    "progress": _progress,
+    "stage_finished": _finished,
+    "stage_failed": _failed,
+    "stage_skipped": _skipped,
+    "interrupted": _interrupted,
+}
