@@ -40,6 +40,7 @@ def summed_logps(
     pad: int,
     max_tokens: int,
     device: torch.device,
+    temperature: float = 1.0,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[np.ndarray]:
     """For each tree the log-probs of its replies, summed over scored tokens, in nats: float64 arrays of (replies,)."""
@@ -50,7 +51,7 @@ def summed_logps(
     with torch.no_grad():
         for part in microbatches(trees, max_tokens, layout):
             batch = collate(part, layout, pad).to(device)
-            sums = per_reply(module(batch).logp.double(), batch.owner, len(batch.last)).cpu().numpy()
+            sums = per_reply(module(batch, temperature).logp.double(), batch.owner, len(batch.last)).cpu().numpy()
             splits = np.cumsum([len(tree.replies) for tree in part])[:-1]
             for tree, values in zip(part, np.split(sums, splits), strict=True):
                 found[order[id(tree)]] = values
