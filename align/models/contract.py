@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import torch
+from jinja2 import TemplateError
 from pydantic import BaseModel, ConfigDict
 
 from align.errors import ContractError
@@ -80,7 +81,8 @@ class Contract(BaseModel):
         stop: Iterable[str] = (), quantize: str | None = None,
     ) -> Self:
         """The contract of a model from outside, without probes. Gives the tokenizer a pad token apart from the stops."""
-        ends = stop_ids(model, tokenizer, stop)
+        written = written_end(tokenizer, template)
+        ends = stop_ids(model, tokenizer, [*([written] if written else []), *stop])
         pad = choose_pad(tokenizer, ends, rows=model.get_input_embeddings().weight.shape[0])
         return cls(
             maker=maker, tokenizer=tokenizer_hash(tokenizer), template=template, bos=bos_id(tokenizer), stop=ends,
@@ -208,6 +210,23 @@ def stop_ids(
     if not found:
         raise ContractError(f"{tokenizer.name_or_path}: no token ends a reply. Name one: stop: ['<|im_end|>']")
     return tuple(dict.fromkeys(found))
+
+
+def written_end(tokenizer: PreTrainedTokenizerBase, template: str) -> str | None:
+    """The special token that a chat template writes right after a reply, such as `<|im_end|>`: it ends replies too.
+
+    A base model's own configuration often names another one, which chats never end with.
+    """
+    turns = [{"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": "ANSWER"}]
+    if "{" not in template:
+        return None  # `plain` and `raw` write the model's own
+    try:
+        text = tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False)
+    except TemplateError:
+        return None  # it wants other turns; those who render real conversations will say so
+    after = text.rpartition("ANSWER")[2].lstrip()
+    special = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return next((token for token in sorted(special, key=len, reverse=True) if after.startswith(token)), None)
 
 
 def choose_pad(tokenizer: PreTrainedTokenizerBase, stop: tuple[int, ...], rows: int) -> int:

@@ -11,6 +11,7 @@ An adapter names its base instead of copying it, so a stack is a chain of artifa
 from __future__ import annotations
 
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,6 +38,8 @@ Handover = Literal["continue", "new", "merge-first"]
 them, or they are merged into the weights first."""
 
 BASE = "base.json"
+NAMED = ("plain", "raw")
+JINJA = re.compile(r"{[{%]")
 
 
 @dataclass
@@ -217,13 +220,21 @@ def _outside(kind: type[L], source: Model, base: Path | None, device: str) -> L:
         quantize=source.quantize,
     )
     tokenizer = load_tokenizer(source.path, commit)
-    template = source.template or (tokenizer.get_chat_template() if tokenizer.chat_template else "plain")
-    if template.endswith((".jinja", ".jinja2")):
-        template = Path(template).read_text()
+    template = template_of(tokenizer, source.template)
     contract = Contract.of(model, tokenizer, source.path, template, source.stop, source.quantize)
     pinned = source.model_copy(update={"revision": getattr(model.config, "_commit_hash", None) or source.revision})
     origin = {"model": pinned.model_dump(exclude_defaults=True)}
     return kind(agree(model, contract), tokenizer, contract, Adapters(model), origin=origin, has_head=has_head)
+
+
+def template_of(tokenizer: PreTrainedTokenizerBase, asked: str | None) -> str:
+    """The chat template to use: `plain`, `raw` or jinja as asked, else the tokenizer's own, else `plain`."""
+    if asked in NAMED:
+        return asked
+    if asked is None:
+        return tokenizer.get_chat_template() if tokenizer.chat_template else "plain"
+    tokenizer.chat_template = asked if JINJA.search(asked) else Path(asked).read_text()
+    return tokenizer.chat_template
 
 
 def located(source: Model, base: Path | None) -> Model:
@@ -234,8 +245,10 @@ def located(source: Model, base: Path | None) -> Model:
         changes["path"] = str(base / source.path)
     elif source.path.startswith((".", "/", "~")):
         raise ContractError(f"models: there is no folder {base / source.path}")
-    if source.template and source.template.endswith((".jinja", ".jinja2")):
+    if source.template and source.template not in NAMED:
         changes["template"] = str(base / source.template)
+        if not Path(changes["template"]).is_file():
+            raise ContractError(f"models: there is no template {changes['template']}; known names: {', '.join(NAMED)}")
     return source.model_copy(update=changes)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ from align.config import Lora, Model
 from align.errors import AlignError, CheckError, suggestion
 from align.models.adapters import Adapters
 from align.models.contract import Contract, logps
-from align.models.loaded import Handover, Loaded, agree, check_handover
+from align.models.loaded import Handover, Loaded, agree, check_handover, template_of
 from align.models.weights import Head
 
 if TYPE_CHECKING:
@@ -79,10 +79,13 @@ def load_policy(
     return policy
 
 
-def from_scratch(config: dict[str, Any], tokenizer: PreTrainedTokenizerBase, seed: int = 0) -> Policy:
+def from_scratch(
+    config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, *, template: str | None = None, seed: int = 0
+) -> Policy:
     """A policy with random weights, all training, such as `{architecture: llama, hidden_size: 128, ...}`.
 
     The sizes are fields of the architecture's transformers config; the tokenizer gives the vocabulary and its ids.
+    template: `plain`, `raw`, or jinja; none means the tokenizer's own, or `plain`.
     """
     sizes = dict(config)
     name = sizes.pop("architecture", "llama")
@@ -98,5 +101,5 @@ def from_scratch(config: dict[str, Any], tokenizer: PreTrainedTokenizerBase, see
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(made, dtype=torch.float32)
-    contract = Contract.of(model, tokenizer, "scratch", tokenizer.chat_template or "plain")
+    contract = Contract.of(model, tokenizer, "scratch", template_of(tokenizer, template))
     return Policy(agree(model, contract), tokenizer, contract, Adapters(model))

@@ -116,15 +116,15 @@ def _four_bits(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
     return {"quantization_config": config, "device_map": {"": device.index or 0}}
 
 
-def save_model(model: PreTrainedModel, folder: Path, dtype: str) -> dict[str, Tensor]:
-    """Writes a model as a transformers folder in `dtype` and reads the headers back. Returns the tensors as written."""
+def save_model(model: PreTrainedModel, folder: Path, dtype: str) -> None:
+    """Writes a model as a transformers folder in `dtype` and reads the headers back."""
     untie_if_apart(model)
     state = rounded(model, dtype)
-    model.save_pretrained(folder, state_dict=state)
+    elements = sum(tensor.numel() for tensor in {tensor.data_ptr(): tensor for tensor in state.values()}.values())
+    model.save_pretrained(folder, state_dict=state)  # empties `state`
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"dtype": dtype}, indent=2, sort_keys=True) + "\n")
-    scan(folder, sum(t.numel() for t in {t.data_ptr(): t for t in state.values()}.values()))
-    return state
+    scan(folder, elements)
 
 
 def rounded(model: nn.Module, dtype: str) -> dict[str, Tensor]:
