@@ -70,7 +70,7 @@ class HFGenerator:
             if not ids:
                 raise CheckError(f"prompt {i} has no tokens: nothing can be continued from it")
             if context is not None and len(ids) >= context:
-                raise CheckError(f"prompt {i} fills the model's context: {len(ids)} tokens of {context}, no room to reply")
+                raise CheckError(f"prompt {i} leaves no room to reply: {len(ids)} tokens in a context of {context}")
             yield ids, limit if context is None else min(limit, context - len(ids))
 
     def _completion(self, row: _Row, sampled: _Sampled) -> Completion:

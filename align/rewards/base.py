@@ -110,7 +110,7 @@ class RewardSpec(Config):
     """A reward model from outside, with one label."""
     name: str = ""
     """What its column is called; none means the card's or the rule's name."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field({})
     """Options of the rule."""
     scale: float = 1.0
     """Scores are multiplied by this, then clipped."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from align.config import Config, Model
 from align.records import Message, Prompt, prompt_id
@@ -25,7 +25,7 @@ class Case(Config):
     prompt: str
     good: str
     bad: str
-    extra: dict[str, Any] = {}
+    extra: dict[str, Any] = Field({})
     """Columns that the rule reads from the prompt's row, such as `answer`."""
 
     def record(self) -> Prompt:
@@ -44,7 +44,7 @@ class Card(Config):
     """The rule that computes it."""
     model: Model | None = None
     """Or the reward model, with one label, that does."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field({})
     """Options of the rule."""
     scale: float = 1.0
     """Scores are multiplied by this, then clipped."""

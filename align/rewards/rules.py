@@ -80,7 +80,7 @@ def numeric_answer(prompt: Prompt, reply: str, column: str = "answer") -> float:
     The final number is the one after the last `####` (GSM8K's mark), else the last one.
     """
     if column not in prompt.extra:
-        raise DataError(f"prompt {prompt.id} has no column {column!r} (columns here: {', '.join(prompt.extra) or 'none'})")
+        raise DataError(f"prompt {prompt.id} has no column {column!r}; it has {', '.join(prompt.extra) or 'none'}")
     wanted = _final_number(str(prompt.extra[column]))
     if wanted is None:
         raise DataError(f"prompt {prompt.id}: no number in its column {column!r}: {prompt.extra[column]!r:.60}")

@@ -1,0 +1,1 @@
+"""Which checkpoint is better, and how sure that is: answers, metrics, intervals, comparisons."""

@@ -1,0 +1,155 @@
+"""What a policy is measured by: its answers, their log-probs under another policy, and its log-probs of given texts.
+
+Answers are sampled once per (policy, prompts, decoding, seed) and kept in the store: a comparison with one more policy
+samples that one only. All policies draw from the same random streams, so that part of the chance in a paired
+difference cancels.
+"""
+
+from __future__ import annotations
+
+import gc
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from align.config import Data, Sampling
+from align.data import read_file, write
+from align.errors import CheckError, DataError, Interrupted
+from align.evals.statistics import Measure
+from align.records import Prompt, Sample, Text
+from align.rewards.base import Reward
+from align.stage import Context, PolicyRef
+from align.store import sha256_of
+
+if TYPE_CHECKING:
+    from align.data.tree import Tree
+    from align.generate.base import Progress
+    from align.models.policy import Policy
+
+VERSION = 1
+"""Raise it when the same arguments make other answers."""
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """A policy's replies and the tokens they were sampled as."""
+
+    samples: list[Sample]
+    """Ordered as the prompts were, then by index."""
+    ids: list[np.ndarray]
+    """Each reply's token ids, with the stop id where it stopped."""
+
+
+class Subject:
+    """A policy under evaluation, loaded when it is first needed."""
+
+    def __init__(self, ctx: Context, reference: PolicyRef):
+        self.ctx, self.name = ctx, reference.name
+        self.reference = reference
+
+    @cached_property
+    def policy(self) -> Policy:
+        from align.models.policy import load_policy
+
+        source = self.ctx[self.reference]
+        if isinstance(source, Data):
+            raise DataError(f"stages.{self.ctx.stage}: {self.name!r} is a dataset, not a policy")
+        return load_policy(source, base=self.ctx.base, store=self.ctx.store, device=self.ctx.machine.device)
+
+    def release(self) -> None:
+        """Gives the policy's memory back."""
+        self.__dict__.pop("policy", None)
+        gc.collect()
+
+    def answers(self, prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> Answers:
+        """The policy's replies to the prompts, from the store or sampled now."""
+        asked = [(p.id, p.extra) for p in prompts]
+        decoding = sampling.model_dump(mode="json")
+        key = sha256_of([VERSION, self.ctx.keys[self.name], asked, decoding, seed])[:24]
+        folder = self.ctx.store.cached("samples", key, lambda part: _keep(self._sample(prompts, sampling, seed), part))
+        samples = [replace(s, policy=self.name) for s in read_file(folder / "records.jsonl") if isinstance(s, Sample)]
+        flat = np.load(folder / "ids.npy")
+        return Answers(samples, np.split(flat, np.cumsum([s.tokens for s in samples])[:-1]))
+
+    def logps(self, answers: Answers, temperature: float) -> np.ndarray:
+        """(replies,) what this policy says of another's replies: log-probs in nats of the same tokens, summed."""
+        from align.data.tree import Reply, Tree
+
+        prompts = {s.id: np.array(self.policy.chat.prompt(s.prompt), np.int32) for s in answers.samples}
+        trees = [
+            Tree(f"{s.id}-{s.index}", prompts[s.id], (Reply(ids),))
+            for s, ids in zip(answers.samples, answers.ids, strict=True)
+        ]
+        return self._logps(trees, temperature, f"log-probs of {answers.samples[0].policy} under {self.name}")
+
+    def nll(self, texts: Sequence[Text], max_tokens: int) -> Measure:
+        """Negative log-likelihood in nats a token of the first `max_tokens` tokens of each text.
+
+        The first token has nothing before it and is not scored; the end of a text counts as a token.
+        """
+        from align.data.tree import Reply, Tree
+
+        empty = np.array([], np.int32)
+        ids = [np.array(self.policy.chat.document(text.text)[:max_tokens], np.int32) for text in texts]
+        if short := sum(len(row) < 2 for row in ids):
+            raise CheckError(f"{short} texts have fewer than 2 tokens; drop them with min_words")
+        trees = [Tree(text.id, empty, (Reply(row),)) for text, row in zip(texts, ids, strict=True)]
+        sums = self._logps(trees, 1.0, f"texts under {self.name}")
+        return Measure(tuple(text.id for text in texts), -sums, np.array([len(row) - 1.0 for row in ids]))
+
+    def _sample(self, prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> Answers:
+        from align.generate.hf import HFGenerator
+
+        generator = HFGenerator(self.policy, self.ctx.machine.sample_batch)
+        made = generator.generate([p.prompt for p in prompts], sampling, seed, self._progress(f"sampling {self.name}"))
+        samples = [
+            Sample(
+                prompts[c.prompt].id, prompts[c.prompt].prompt, c.text, self.name, index=c.index, finish=c.finish,
+                tokens=len(c.ids), logp=sum(c.logps), extra=prompts[c.prompt].extra,
+            )
+            for c in made
+        ]  # fmt: skip
+        return Answers(samples, [np.array(c.ids, np.int32) for c in made])
+
+    def _logps(self, trees: list[Tree], temperature: float, what: str) -> np.ndarray:
+        from align.models.logprobs import LanguageModel
+        from align.train.reference import summed_logps
+
+        tell, policy = self._progress(what), self.policy
+        sums = summed_logps(
+            LanguageModel(policy.model), trees, layout="plain", pad=policy.contract.pad, temperature=temperature,
+            max_tokens=self.ctx.machine.max_tokens, device=policy.model.device,
+            progress=lambda done: tell(done, len(trees)),
+        )  # fmt: skip
+        return np.array([float(s[0]) for s in sums])
+
+    def _progress(self, what: str) -> Progress:
+        """Tells people how far it is, and stops where a signal asked to."""
+
+        def tell(done: int, total: int) -> None:
+            self.ctx.emit("progress", what=what, done=done, total=total)
+            if self.ctx.stopping():
+                raise Interrupted(signal.SIGINT, f"stopped while {what}: {done} of {total}")
+
+        return tell
+
+
+def scored(answers: Answers, rewards: Sequence[Reward]) -> Answers:
+    """The same answers with each reward's score."""
+    prompts = [Prompt(s.id, s.prompt, s.extra) for s in answers.samples]
+    replies = [s.reply for s in answers.samples]
+    columns = {reward.name: reward(prompts, replies) for reward in rewards}
+    rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+    if not columns:
+        return answers
+    return replace(answers, samples=[replace(s, scores=row) for s, row in zip(answers.samples, rows, strict=True)])
+
+
+def _keep(made: Answers, folder: Path) -> None:
+    write(made.samples, folder / "records.jsonl")
+    np.save(folder / "ids.npy", np.concatenate(made.ids))

@@ -1,0 +1,138 @@
+"""Which of several policies is better, and how sure that is."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
+
+from align.config import Sampling
+from align.data import read, write
+from align.data.fields import DataField
+from align.errors import CheckError
+from align.records import Prompt, Text
+from align.rewards.base import Reward, RewardField, load, names
+from align.stage import Context, PolicyRef, Stage, seed_of
+
+if TYPE_CHECKING:
+    from align.evals.evaluate import Answers
+    from align.evals.statistics import Measure
+    from align.models.contract import Contract
+
+    Measures = dict[str, dict[str, Measure]]
+
+METRICS = ("tokens", "words", "stop", "distinct-1", "distinct-2", "kl", "nll", "perplexity")
+
+
+class Compare(Stage):
+    """Let every policy answer the same prompts with the same decoding, score the replies, and compare them in pairs.
+
+    Writes comparison.json, comparison.md and every policy's replies.
+    """
+
+    name = "compare"
+    makes = "report"
+
+    policies: tuple[PolicyRef, ...] = Field(min_length=1)
+    """What is compared; each is held against every one before it."""
+    prompts: DataField
+    """What they answer; keep it apart from all that they were trained on."""
+    rewards: tuple[RewardField, ...] = ()
+    """What scores the replies, each a `$reward`, a name or a block."""
+    sampling: Sampling = Sampling()
+    """How replies are drawn, for all alike."""
+    base: PolicyRef | None = None
+    """The policy that KL is measured to; none means the first of `policies`."""
+    text: DataField | None = None
+    """Raw text whose negative log-likelihood is measured, in nats a token: what alignment costs in knowledge."""
+    text_tokens: int = Field(512, gt=1)
+    """Tokens of each text that are read, from its start."""
+    templates: Literal["same", "own"] = "same"
+    """`own` lets policies with different chat templates be compared, each with its own."""
+
+    @model_validator(mode="after")
+    def _distinct_names(self) -> Compare:
+        twice = [r for r in self.policies if self.policies.count(r) > 1]
+        if twice:
+            raise ValueError(f"policies: {twice[0]} is there twice")
+        for name in names(self.rewards):
+            if name in METRICS:
+                raise ValueError(f"rewards: {name!r} is the name of a metric that is measured anyway; give a `name:`")
+        return self
+
+    def check(self, ctx: Context) -> dict[str, Any]:
+        prompts = len(read(ctx, self.prompts, Prompt))
+        if prompts < 2:
+            raise CheckError(f"a comparison needs at least 2 prompts, and hundreds to tell much; there is {prompts}")
+        figures = {"prompts": prompts, "replies": prompts * self.sampling.n * len(self.policies)}
+        return figures | ({"texts": len(read(ctx, self.text, Text))} if self.text is not None else {})
+
+    def run(self, ctx: Context) -> dict[str, float]:
+        from align.evals.compare import comparison, markdown
+
+        rewards = [load(reward, ctx) for reward in self.rewards]
+        answers, measures = self._measured(ctx, rewards)
+        better = {reward.name: reward.better for reward in rewards} | {"nll": "lower", "perplexity": "lower"}
+        prompts = len({sample.id for sample in next(iter(answers.values())).samples})
+        settings = self.sampling.model_dump() | {"seed": ctx.seed, "prompts": prompts, "templates": self.templates}
+        settings["base"] = (self.base or self.policies[0]).name
+        found = comparison(measures, better, settings, seed_of(ctx.seed, "bootstrap"))
+        for name, made in answers.items():
+            write(made.samples, ctx.out / "replies" / f"{name}.jsonl")
+        (ctx.out / "comparison.json").write_text(json.dumps(found, indent=1) + "\n")
+        (ctx.out / "comparison.md").write_text(markdown(found))
+        for sentence in found["verdicts"]:
+            ctx.note(sentence)
+        return {f"{name}/{m}": v["value"] for name, values in found["policies"].items() for m, v in values.items()}
+
+    def _measured(self, ctx: Context, rewards: list[Reward]) -> tuple[dict[str, Answers], Measures]:
+        """Every policy's replies, and what was measured of it."""
+        from align.evals.evaluate import Subject, scored
+        from align.evals.metrics import descriptions, per_prompt
+
+        prompts = read(ctx, self.prompts, Prompt)
+        texts = read(ctx, self.text, Text) if self.text is not None else []
+        answers, measures, contracts = {}, {}, {}
+        for reference in self.policies:
+            subject = Subject(ctx, reference)
+            name, contracts[subject.name] = subject.name, subject.policy.contract
+            self._same_template(next(iter(contracts.values())), contracts[name], name)
+            made = scored(subject.answers(prompts, self.sampling, seed_of(ctx.seed, "answers")), rewards)
+            found = {r.name: per_prompt(made.samples, [s.scores[r.name] for s in made.samples]) for r in rewards}
+            measures[name] = found | descriptions(made.samples)
+            if texts:
+                measures[name]["nll"] = subject.nll(texts, self.text_tokens)
+            answers[name] = made
+            subject.release()
+        self._add_kl(ctx, answers, measures, contracts)
+        return answers, measures
+
+    def _same_template(self, first: Contract, other: Contract, name: str) -> None:
+        if self.templates == "same" and first.template != other.template:
+            raise CheckError(
+                f"{name!r} was made with another chat template than {self.policies[0].name!r}; with `templates: own` "
+                "each is asked in its own"
+            )
+
+    def _add_kl(
+        self, ctx: Context, answers: dict[str, Answers], measures: Measures, contracts: dict[str, Contract]
+    ) -> None:
+        """KL to the base, in nats a token: what the policy says of its own tokens minus what the base says of them."""
+        from align.evals.evaluate import Subject
+        from align.evals.metrics import per_count
+
+        drawn = self.sampling
+        if not drawn.temperature or drawn.top_p < 1 or drawn.top_k:
+            ctx.note("kl is not measured: greedy and truncated decoding do not draw from the policy's own distribution")
+            return
+        base = Subject(ctx, self.base or self.policies[0])
+        for name, made in answers.items():
+            if name == base.name:
+                continue
+            if contracts[name].tokenizer != base.policy.contract.tokenizer:
+                ctx.note(f"kl of {name} is not measured: {base.name} has another tokenizer")
+                continue
+            theirs = base.logps(made, drawn.temperature)
+            ratios = [s.logp - logp for s, logp in zip(made.samples, theirs, strict=True)]
+            measures[name]["kl"] = per_count(made.samples, ratios, [s.tokens for s in made.samples])

@@ -1,0 +1,47 @@
+"""Replies of a policy, scored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from align.config import Sampling
+from align.data import read, write
+from align.data.fields import DataField
+from align.records import Prompt
+from align.rewards.base import RewardField, load
+from align.stage import Context, PolicyRef, Stage
+
+
+class SampleReplies(Stage):
+    """Write n replies to every prompt and score them."""
+
+    name = "sample"
+    makes = "records"
+
+    policy: PolicyRef
+    """Who writes."""
+    prompts: DataField
+    """What is answered; records of any kind but raw text have prompts."""
+    sampling: Sampling = Sampling()
+    """How replies are drawn."""
+    rewards: tuple[RewardField, ...] = ()
+    """Scores to add, each a `$reward`, a name or a block."""
+
+    def check(self, ctx: Context) -> dict[str, Any]:
+        prompts = len(read(ctx, self.prompts, Prompt))
+        return {"prompts": prompts, "replies": prompts * self.sampling.n}
+
+    def run(self, ctx: Context) -> dict[str, float]:
+        from align.evals.evaluate import Subject, scored
+        from align.evals.metrics import descriptions, per_prompt
+
+        prompts = read(ctx, self.prompts, Prompt)
+        subject = Subject(ctx, self.policy)
+        made = subject.answers(prompts, self.sampling, ctx.seed_of("replies"))
+        subject.release()
+        made = scored(made, [load(reward, ctx) for reward in self.rewards])
+        write(made.samples, ctx.out / "records.jsonl")
+        measures = descriptions(made.samples)
+        for reward in self.rewards:
+            measures[reward.name] = per_prompt(made.samples, [s.scores[reward.name] for s in made.samples])
+        return {name: measure.value for name, measure in measures.items()} | {"replies": len(made.samples)}
