@@ -72,14 +72,6 @@ class Recipe:
         """What each reference of a stage names: `policy` or `data.0` -> the name of a stage, model or dataset."""
         return {path: reference.name for path, reference in self.stages[stage].references()}
 
-    def upstream(self, *stages: str) -> dict[str, Stage]:
-        """These stages and all that they need, in order."""
-        wanted: set[str] = set(stages)
-        for name in reversed(self.stages):
-            if name in wanted:
-                wanted.update(self.inputs(name).values())
-        return {name: stage for name, stage in self.stages.items() if name in wanted}
-
     def keys(self, hash_of: Callable[[Path], str]) -> dict[str, keys.Key]:
         """The content key of every stage and outside input, by name. `hash_of` names a file or folder by content."""
         return keys.keys(self, hash_of)

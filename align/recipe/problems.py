@@ -68,13 +68,10 @@ def _unknown(key: str, model: type[BaseModel], path: Place) -> str:
     here = _fields(model, path)
     if key in Machine.model_fields:
         return f"{key!r} is a setting of the machine and belongs in no recipe; set ALIGN_{key.upper()} for this run"
-    blocks = [name for name in here if key in _fields(model, (*path, name))]
-    above = [path[:n] for n in range(len(path)) if key in _fields(model, path[:n])]
-    if blocks:
-        return f"unknown key {key!r}. It belongs under {blocks[0]!r}"
-    if above:
-        block = f"under {above[-1][-1]!r}" if above[-1] else "in the stage itself"
-        return f"unknown key {key!r}. It belongs {block}"
+    blocks: list[Place] = [(*path, name) for name in here] + [()] + [(name,) for name in _fields(model, ())]
+    for block in blocks:
+        if block != path and key in _fields(model, block):
+            return f"unknown key {key!r}. It belongs " + (f"under {block[-1]!r}" if block else "in the stage itself")
     return f"unknown key {key!r}.{suggestion(key, here)}"
 
 
