@@ -93,7 +93,7 @@ class Workers:
         process = subprocess.Popen(
             [sys.executable, "-u", "-P", "-m", "align.worker", str(theirs)],
             stdin=subprocess.PIPE, stdout=self._output, stderr=self._output, pass_fds=(theirs,), env=environment,
-            start_new_session=True, text=True,
+            text=True, start_new_session=True,  # or Ctrl-C would end what the worker itself has started
         )  # fmt: skip
         os.close(theirs)
         self._processes.append(process)

@@ -81,11 +81,20 @@ def _chosen(recipe: Recipe, until: str | None, only: str | None, fresh: tuple[st
         for name in names:
             if name and name not in recipe.stages:
                 raise RecipeError(f"--{option}: no stage is called {name!r}.{suggestion(name, recipe.stages)}")
-    chosen = [only] if only else list(recipe.upstream(until) if until else recipe.stages)
+    chosen = [only] if only else _upstream(recipe, until) if until else list(recipe.stages)
     for name in fresh:
         if name not in chosen:
             raise RecipeError(f"--fresh {name}: the stage is not among those to run ({', '.join(chosen)})")
     return chosen
+
+
+def _upstream(recipe: Recipe, stage: str) -> list[str]:
+    """A stage and all that it needs, in the recipe's order."""
+    wanted = {stage}
+    for name in reversed(recipe.stages):
+        if name in wanted:
+            wanted.update(_inputs(recipe, name))
+    return [name for name in recipe.stages if name in wanted]
 
 
 def _step(

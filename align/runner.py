@@ -32,7 +32,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from align.config import Data, Model
 from align.errors import CheckError, Problem, RecipeError
 from align.launch import Workers
 from align.machine import Machine
@@ -228,16 +227,8 @@ class _Run:
         )  # fmt: skip
 
     def _input(self, name: str) -> Input:
-        """A model or dataset of the hub is pinned to the commit that its key was made of."""
-        recipe, key = self.plan.recipe, self.plan.keys[name]
-        pin = {"revision": key.parts["commit"]} if "commit" in key.parts else {}
-        outside = recipe.models.get(name) or recipe.data.get(name)
-        entry = outside.model_copy(update=pin) if outside else None
-        return Input(
-            key=key.value,
-            model=entry if isinstance(entry, Model) else None,
-            data=entry if isinstance(entry, Data) else None,
-        )
+        recipe = self.plan.recipe
+        return Input(key=self.plan.keys[name].value, model=recipe.models.get(name), data=recipe.data.get(name))
 
     def _warm(self) -> Workers:
         """The worker that does all that needs one process; started when first needed, and again if it died."""

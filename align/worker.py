@@ -182,13 +182,15 @@ class Worker:
             for file in job.plugins:
                 registry.load_plugin(file)
             self._plugins = job.plugins
-        stage, store = registry.stage(job.type).model_validate(job.fields), Store(job.store)
+        stage = registry.stage(job.type).model_validate(job.fields, context={"base": job.base})
+        store = Store(job.store)
         found = {name: taken.model or taken.data or store.find(taken.key) for name, taken in job.inputs.items()}
         context = Context(
-            stage=job.stage, key=job.key, seed=job.seed, inputs=Inputs({k: v for k, v in found.items() if v}),
-            store=store, machine=job.machine, work=work, out=work / "out", emit=emit,
-            stopping=lambda: self.signal != 0, base=job.base,
+            stage=job.stage, key=job.key, seed=job.seed, base=job.base,
+            inputs=Inputs({name: thing for name, thing in found.items() if thing}),
             keys={name: taken.key for name, taken in job.inputs.items()},
+            store=store, machine=job.machine, work=work, out=work / "out",
+            emit=emit, stopping=lambda: self.signal != 0,
         )  # fmt: skip
         _seed(seed_of(job.seed, job.type), torch_too=stage.makes in ("policy", "reward"))
         return stage, context

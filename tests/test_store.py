@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -24,6 +25,12 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
+@pytest.fixture
+def no_sync(monkeypatch) -> None:
+    """A killed process loses nothing that it wrote; only a machine without power does."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
 def fill(store: Store, key: str = KEY) -> None:
     out = store.workspace(key) / "out"
     (out / "model").mkdir()
@@ -38,14 +45,17 @@ def make(store: Store, key: str = KEY, stage: str = "sft", **inputs: str) -> Art
 
 
 def killed_after(lines: int, act: Callable[[], object]) -> bool:
-    """Forks, acts in the child, and kills it before line number `lines` of store.py; False if it came to its end."""
+    """Forks, acts in the child, and kills it before its line number `lines` in store.py or in what deletes folders.
+
+    False if it came to its end.
+    """
     child = os.fork()
     if child == 0:
         left = lines
 
         def trace(frame, event, argument):
             nonlocal left
-            if frame.f_code.co_filename != align.store.__file__:
+            if frame.f_code.co_filename not in (align.store.__file__, shutil.__file__):
                 return None
             if event == "line":
                 left -= 1
@@ -106,7 +116,7 @@ def test_stages_must_not_write_the_manifest_nor_links(store: Store) -> None:
         store.commit(KEY, "policy", {}, {})
 
 
-def test_a_commit_killed_at_any_line_leaves_nothing_or_all_and_can_be_repeated(store: Store) -> None:
+def test_a_commit_killed_at_any_line_leaves_nothing_or_all_and_can_be_repeated(store: Store, no_sync) -> None:
     lines, recovered, kill = 0, 0, True
     while kill:
         fill(store)
@@ -123,7 +133,59 @@ def test_a_commit_killed_at_any_line_leaves_nothing_or_all_and_can_be_repeated(s
     assert recovered > 0  # killed between the manifest and the rename: put in place, not made again
 
 
-def test_a_deletion_killed_at_any_line_leaves_all_or_nothing(store: Store) -> None:
+def test_what_lies_on_disk_before_the_manifest_and_before_the_rename(store: Store, monkeypatch) -> None:
+    fill(store)
+    done: list[str] = []
+
+    def recorded(name: str) -> None:
+        real = getattr(os, name)
+
+        def call(*arguments):
+            target = arguments[-1] if name != "fsync" else os.readlink(f"/proc/self/fd/{arguments[0]}")
+            done.append(f"{name} {Path(target).name}")
+            return real(*arguments)
+
+        monkeypatch.setattr(os, name, call)
+
+    for name in ("fsync", "rename", "replace"):
+        recorded(name)
+    store.commit(KEY, "policy", {}, {"stage": "sft", "inputs": {}})
+    assert done[: done.index(f"rename {KEY}") + 2] == [
+        "fsync weights", "fsync records.jsonl", "fsync out", "fsync model",
+        f"fsync .manifest.json.{os.getpid()}", "replace manifest.json", "fsync out",
+        f"rename {KEY}", "fsync artifacts",
+    ]  # fmt: skip
+
+
+def test_what_a_power_cut_left_is_not_recovered(store: Store, no_sync) -> None:
+    lines = 0
+    while store.recover(KEY) is None:  # kill ever later, until manifest and files are there
+        fill(store)
+        killed_after(lines, lambda: store.commit(KEY, "policy", {}, {"stage": "sft", "inputs": {}}))
+        out = store.root / "work" / KEY / "out"
+        if (out / "manifest.json").exists():
+            break
+        lines += 1
+    (out / "records.jsonl").chmod(0o644)
+    (out / "records.jsonl").write_text("")
+    assert store.recover(KEY) is None
+    fill(store)
+    (out / "manifest.json").write_text(f'{{"kind": "policy", "key": "{KEY}", "metrics": {{}}}}')  # a stage's own
+    assert store.recover(KEY) is None
+
+
+def test_the_memory_of_the_last_run_is_old_or_new_after_any_kill(store: Store, no_sync) -> None:
+    old, new = ({"sft": {"key": name, "parts": {}}} for name in "ab")
+    lines, kill = 0, True
+    while kill:
+        store.remember("zephyr", old)
+        kill = killed_after(lines, lambda: store.remember("zephyr", new))
+        assert store.last("zephyr") in (old, new)
+        lines += 1
+    assert store.last("zephyr") == new
+
+
+def test_a_deletion_killed_at_any_line_leaves_all_or_nothing(store: Store, no_sync) -> None:
     lines, kill = 0, True
     while kill:
         artifact = make(store)
@@ -135,7 +197,7 @@ def test_a_deletion_killed_at_any_line_leaves_all_or_nothing(store: Store) -> No
     assert {why for _, _, why in store.collect()} == {"half deleted"}
 
 
-def test_a_cache_entry_killed_at_any_line_is_whole_or_absent(store: Store) -> None:
+def test_a_cache_entry_killed_at_any_line_is_whole_or_absent(store: Store, no_sync) -> None:
     def two_files(folder: Path) -> None:
         (folder / "a").write_text("1")
         (folder / "b").write_text("2")
@@ -226,7 +288,7 @@ def test_addresses(store: Store, tmp_path: Path) -> None:
         store.get("zephyr/dpo")
 
 
-def test_a_link_moves_to_the_new_artifact_at_any_kill(store: Store) -> None:
+def test_a_link_moves_to_the_new_artifact_at_any_kill(store: Store, no_sync) -> None:
     old, new = make(store, "a1" * 16), make(store, "a2" * 16)
     lines, kill = 0, True
     while kill:

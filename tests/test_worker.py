@@ -1,0 +1,199 @@
+"""One worker process, spoken to by its own protocol."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from align.machine import Machine
+from align.worker import Input, Job, _open_lines
+
+STAGES = '''
+"""Stages that show what a worker does around them."""
+import os, random, subprocess, sys, time
+
+from align.stage import Context, RecordsRef, Stage
+
+
+class Print(Stage):
+    """Prints in every way there is."""
+
+    name = "print"
+    makes = "records"
+
+    def run(self, ctx: Context) -> dict[str, float]:
+        print("from print")
+        print("from stderr", file=sys.stderr)
+        os.write(1, b"from the descriptor\\n")
+        subprocess.run(["echo", "from a child"], check=True)
+        (ctx.out / "read").write_text(repr(sys.stdin.read()))
+        return {"wide": 2}
+
+
+class Hang(Stage):
+    """Never ends."""
+
+    name = "hang"
+    makes = "records"
+
+    def run(self, ctx: Context) -> dict[str, float]:
+        time.sleep(60)
+        return {}
+
+
+class Leave(Stage):
+    """Ends the interpreter, as libraries do."""
+
+    name = "leave"
+    makes = "records"
+
+    def run(self, ctx: Context) -> dict[str, float]:
+        sys.exit("enough")
+
+
+class Ask(Stage):
+    """Looks at its inputs."""
+
+    name = "ask"
+    makes = "records"
+    inner: RecordsRef
+    """An input."""
+
+    def check(self, ctx: Context) -> dict[str, str]:
+        return {"seen": ctx[self.inner].path, "key": ctx.keys[self.inner.name]}
+
+    def run(self, ctx: Context) -> dict[str, float]:
+        return {}
+
+
+class Draw(Stage):
+    """Draws from the global generators of torch and Python."""
+
+    name = "draw"
+    makes = "policy"
+
+    def run(self, ctx: Context) -> dict[str, float]:
+        import torch
+
+        return {"torch": torch.rand(1), "python": random.random()}
+'''
+
+
+class Talk:
+    """A worker and its pipes."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.events = folder, []
+        (folder / "stages.py").write_text(STAGES)
+        ours, theirs = os.pipe()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "align.worker", str(theirs)], stdin=subprocess.PIPE, pass_fds=(theirs,), text=True
+        )
+        os.close(theirs)
+        self.lines = os.fdopen(ours)
+
+    def send(self, type: str, do: str = "run", key: str = "k", **values: Any) -> None:
+        job = Job.model_validate({
+            "do": do, "recipe": "toy", "stage": f"my-{type}", "type": type, "fields": {}, "key": key, "seed": 0,
+            "inputs": {}, "plugins": [self.folder / "stages.py"], "base": self.folder, "store": self.folder / "store",
+            "machine": Machine(), **values,
+        })  # fmt: skip
+        print(job.model_dump_json(), file=self.process.stdin, flush=True)
+
+    def hear(self, event: str) -> dict[str, Any]:
+        """The next event of this name."""
+        for line in self.lines:
+            if json.loads(line)["event"] == event:
+                return json.loads(line)
+        pytest.fail(f"the worker ended without {event}")
+
+
+@pytest.fixture
+def talk(tmp_path: Path) -> Iterator[Talk]:
+    made = Talk(tmp_path)
+    yield made
+    with contextlib.suppress(BrokenPipeError):
+        made.process.communicate()
+    made.lines.close()
+
+
+def test_whatever_is_printed_is_in_the_log_and_stdin_is_empty(talk: Talk) -> None:
+    talk.send("print")
+    made = talk.hear("stage_finished")
+    log = (Path(made["path"]) / "log.txt").read_text().splitlines()
+    assert sorted(log) == ["from a child", "from print", "from stderr", "from the descriptor"]
+    assert (Path(made["path"]) / "read").read_text() == "''"
+    assert made["metrics"] == {"wide": 2.0}
+
+
+def test_the_worker_ends_well_when_there_is_nothing_more_to_do(talk: Talk) -> None:
+    talk.send("print")
+    talk.hear("stage_finished")
+    time.sleep(0.2)
+    assert talk.process.stdin
+    talk.process.stdin.close()
+    assert talk.process.wait(10) == 0
+
+
+def test_the_worker_ends_at_once_with_its_runner(talk: Talk) -> None:
+    talk.send("hang")
+    talk.hear("stage_started")
+    assert talk.process.stdin
+    talk.process.stdin.close()
+    assert talk.process.wait(10) == 1
+
+
+def test_a_stage_that_exits_fails_and_the_worker_stays(talk: Talk) -> None:
+    talk.send("leave")
+    failed = talk.hear("stage_failed")
+    assert failed["error"] == "SystemExit: enough"
+    assert "SystemExit: enough" in Path(failed["log"]).read_text()
+    talk.send("print", key="other")
+    talk.hear("stage_finished")
+
+
+def test_a_signal_between_jobs_is_not_lost(talk: Talk) -> None:
+    talk.send("print")
+    talk.hear("stage_finished")
+    talk.process.send_signal(signal.SIGTERM)
+    time.sleep(0.2)
+    assert talk.process.poll() is None
+
+
+def test_inputs_there_are_and_inputs_to_come(talk: Talk) -> None:
+    fields = {"inner": "$d"}
+    data = {"d": Input.model_validate({"key": "dk", "data": {"path": "rows.jsonl"}}).model_dump()}
+    talk.send("ask", "check", fields=fields, inputs=data)
+    checked = talk.hear("stage_checked")
+    assert (checked["figures"], checked["pending"]) == ({"seen": "rows.jsonl", "key": "dk"}, None)
+    talk.send("ask", "check", fields=fields, inputs={"d": {"key": "to-come"}})
+    assert talk.hear("stage_checked")["pending"] == "d"
+
+
+@pytest.mark.slow
+def test_global_generators_do_not_depend_on_earlier_stages(talk: Talk) -> None:
+    drawn = []
+    for key in ("first", "second"):
+        talk.send("draw", key=key)
+        drawn.append(talk.hear("stage_finished")["metrics"])
+    assert drawn[0] == drawn[1]
+    assert drawn[0].keys() == {"torch", "python"}
+
+
+def test_the_half_line_of_a_killed_process_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    for left, kept in ((b'{"a": 1}\n{"b"', '{"a": 1}\n'), (b'{"b"', ""), (b'{"a": 1}\n', '{"a": 1}\n')):
+        path.write_bytes(left)
+        with _open_lines(path) as file:
+            print('{"c": 3}', file=file)
+        assert path.read_text() == kept + '{"c": 3}\n'
