@@ -13,7 +13,7 @@ import inspect
 import linecache
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -93,13 +93,6 @@ def forget_plugins() -> None:
     """Takes back every name that a plugin file has added."""
     for registry in _registries:
         registry.plugins.clear()
-
-
-def load_plugins(files: Iterable[Path]) -> None:
-    """Makes these files, and no others, the plugins."""
-    forget_plugins()
-    for file in files:
-        load_plugin(file)
 
 
 def load_plugin(file: Path) -> ModuleType:

@@ -61,7 +61,7 @@ class Reference:
             return value
         if isinstance(value, str) and value.startswith("$") and len(value) > 1:
             return cls(value[1:])
-        raise ValueError(f"expected a reference such as $name to a {' or '.join(cls.kinds)}, found {value!r}")
+        raise ValueError(f"expected a reference to {' or '.join(cls.kinds)}, such as $name, found {value!r}")
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> core_schema.CoreSchema:
@@ -71,7 +71,7 @@ class Reference:
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
-        return {"type": "string", "pattern": r"^\$.+", "description": f"a reference to a {' or '.join(cls.kinds)}"}
+        return {"type": "string", "pattern": r"^\$.+", "description": f"a reference to {' or '.join(cls.kinds)}, such as $name"}
 
 
 class PolicyRef(Reference):

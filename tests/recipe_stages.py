@@ -87,3 +87,16 @@ class Write(Stage):
 
     def run(self, ctx: Context) -> dict[str, float]:
         return {}
+
+
+class Tell(Stage):
+    """Report on policies by their names."""
+
+    name = "tell"
+    makes: ClassVar[Kind] = "report"
+
+    policies: tuple[PolicyRef, ...]
+    """On whom."""
+
+    def run(self, ctx: Context) -> dict[str, float]:
+        return {}

@@ -206,6 +206,8 @@ stages:
         ("{lr: 2e-5}", "{r: 1}", "r.yaml:16: stages.dpo.optim.r: unknown key 'r'. It belongs under 'lora'"),
         ("optim: {lr: 2e-5}", "max_tokens: 5", "r.yaml:16: stages.dpo.max_tokens: 'max_tokens' is a setting of the "
          "machine and belongs in no recipe; set ALIGN_MAX_TOKENS for this run"),
+        ("data: $demos", "data: 3",
+         "r.yaml:10: stages.sft.data: expected a reference to records, such as $name, found 3"),
         ("{lr: 2e-5}", "{lr: fast}", "r.yaml:16: stages.dpo.optim.lr: should be a valid number, unable to parse string "
          "as a number, found 'fast'"),
         ("optim: {lr: 2e-5}", "optim: 3", "r.yaml:16: stages.dpo.optim: should be a block of keys, found 3"),
@@ -428,6 +430,11 @@ def test_a_renamed_stage_keeps_its_key_and_a_new_version_does_not() -> None:
     plugin = Path("recipe_stages.py")
     plugin.write_text(plugin.read_text().replace('name = "judge"', 'name = "judge"\n    version = 2'))
     assert differ(before, values(recipe())) == {"reward", "replies"}
+
+
+def test_a_report_shows_names_so_they_are_in_its_key() -> None:
+    text = GOOD + "  report: {stage: tell, policies: [$dpo]}\n"
+    assert values(recipe(text))["report"] != values(recipe(text.replace("dpo", "tuned")))["report"]
 
 
 def test_a_new_field_at_its_default_changes_no_key() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 
@@ -35,7 +36,7 @@ class Nothing(Stage):
 
 
 @pytest.fixture(autouse=True)
-def no_plugins_stay() -> None:
+def no_plugins_stay() -> Iterator[None]:
     registry.forget_plugins()
     yield
     registry.forget_plugins()
@@ -77,18 +78,19 @@ def test_installed_packages_add_names(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_plugin_file_adds_its_stages_until_they_are_forgotten(plugin: Path) -> None:
-    registry.load_plugins([plugin])
+    registry.load_plugin(plugin)
     assert registry.stage("nothing")().words == 20
     assert registry.stage("nothing").model_fields["words"].description == "Words to keep."
     assert "nothing" in STAGES.names()
-    registry.load_plugins([])
+    registry.forget_plugins()
     assert "nothing" not in STAGES
 
 
 def test_a_plugin_is_read_anew_and_leaves_nothing_behind(plugin: Path) -> None:
-    registry.load_plugins([plugin])
+    registry.load_plugin(plugin)
+    registry.forget_plugins()
     plugin.write_text(PLUGIN.replace("20", "30"))
-    registry.load_plugins([plugin])
+    registry.load_plugin(plugin)
     assert registry.stage("nothing")().words == 30
     assert list(plugin.parent.iterdir()) == [plugin]
 
@@ -97,8 +99,9 @@ def test_a_plugin_registers_what_it_defines_and_not_what_it_imports(plugin: Path
     other = plugin.with_name("other.py")
     registry.load_plugin(plugin)
     module = next(name for name in sys.modules if name.startswith("align_plugin_mine_"))
+    registry.forget_plugins()
     other.write_text(f"from {module} import Nothing\nfrom align.stage import Stage\n")
-    registry.load_plugins([other])
+    registry.load_plugin(other)
     assert "nothing" not in STAGES
 
 
@@ -106,7 +109,7 @@ def test_a_plugin_may_add_to_every_registry(tmp_path: Path) -> None:
     colours: Registry[int] = Registry("colour", "align.tests.colours", {})
     registry.the_colours = colours  # type: ignore[attr-defined]
     (tmp_path / "c.py").write_text("from align import registry\nregistry.the_colours.add('pink', 3)\n")
-    registry.load_plugins([tmp_path / "c.py"])
+    registry.load_plugin(tmp_path / "c.py")
     assert colours["pink"] == 3
     registry.forget_plugins()
     assert "pink" not in colours

@@ -4,6 +4,9 @@ A stage's key is made of its registered name and version, the fields that differ
 the keys of its inputs; so its name in the recipe, the order of keys in YAML, comments, and new fields at their default
 change nothing. What comes from outside counts by content: local files by hash, hub names by commit. A field of type
 `Path` is a file beside the recipe and counts by content, too.
+
+The name of a stage must therefore not decide its result; only a report shows the names of what it reports on, and has
+them in its key.
 """
 
 from __future__ import annotations
@@ -46,7 +49,7 @@ def keys(recipe: Recipe, hash_of: Callable[[Path], str]) -> dict[str, Key]:
         made[name] = canonical.key(canonical.outside(entry))
     for name, stage in recipe.stages.items():
         inputs = {path: made[reference.name] for path, reference in stage.references()}
-        canonical = _Canonical(recipe.base, hash_of, recipe.smoke)
+        canonical = _Canonical(recipe.base, hash_of, recipe.smoke, names=stage.makes == "report")
         canonical.doubts += [key.provisional for key in inputs.values() if key.provisional]
         parts = {
             "stage": stage.name,
@@ -66,6 +69,8 @@ class _Canonical:
     base: Path
     hash_of: Callable[[Path], str]
     smoke: bool
+    names: bool = False
+    """Whether the names of inputs count; they do in a report, which is read by people."""
     doubts: list[str] = field(default_factory=list)
 
     def key(self, parts: dict[str, Any]) -> Key:
@@ -101,7 +106,7 @@ class _Canonical:
 
     def value(self, value: Any) -> Any:
         if isinstance(value, Reference):
-            return "$"  # Its input's key stands at the same place in `inputs`.
+            return f"${value.name}" if self.names else "$"  # Its input's key stands at the same place in `inputs`.
         if isinstance(value, Path):
             return {"content": self.hash_of(outside.under(self.base, value))}
         if isinstance(value, (Model, Data)):
