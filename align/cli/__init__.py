@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from align.cli import artifacts, describe, doctor, new, plan, policies, run
+from align.cli import artifacts, compare, describe, doctor, new, plan, run, sample
 from align.errors import AlignError
 
 app = typer.Typer(
@@ -23,7 +23,7 @@ app = typer.Typer(
 
 for panel, verbs in {
     "Recipes": (run.run, plan.plan, new.new),
-    "Results": (policies.sample, artifacts.history, artifacts.export, artifacts.gc),
+    "Results": (sample.sample, compare.compare, artifacts.history, artifacts.export, artifacts.gc),
     "Reference": (describe.stages, describe.schema, doctor.doctor),
 }.items():
     for verb in verbs:
@@ -33,8 +33,7 @@ for panel, verbs in {
 def main() -> None:
     """The command `align`."""
     try:
-        app()
+        app(prog_name="align")
     except AlignError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
-

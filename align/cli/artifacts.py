@@ -47,10 +47,11 @@ def export(
 
     Example: align export quickstart/dpo exported/
     """
-    made = artifact(store_at(store), address)
+    where = store_at(store)
+    made = artifact(where, address)
     from align.models.export import export as write
 
-    write(made, folder, merged=not adapter)
+    write(made, folder, merged=not adapter, store=where)
     print(f"{folder}: {made.kind} {made.key[:SHORT]}, {text.size(size_of(folder))}")
 
 

@@ -76,4 +76,3 @@ def _fields(found: list[Entry]) -> Table:
         head = Text.assemble((entry.type, "cyan"), "  ", given)
         table.add_row(Text(f"  {entry.path}"), Group(head, Text(entry.doc)))
     return table
-

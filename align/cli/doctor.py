@@ -55,7 +55,9 @@ def doctor(store: StoreFolder = None) -> None:
     table = Table.grid(padding=(0, 2, 0, 0))
     for finding in found:
         mark, style = styles[finding.state]
-        table.add_row(Text(mark, style=style), finding.what, Text(finding.value, style=style if style != "green" else ""))
+        table.add_row(
+            Text(mark, style=style), finding.what, Text(finding.value, style=style if style != "green" else "")
+        )
     Console().print(table)
     if any(finding.state == "wrong" for finding in found):
         raise typer.Exit(1)
@@ -123,7 +125,7 @@ def _rate(device: torch.device, dtype: torch.dtype) -> str:
     while (taken := time.perf_counter() - start) < MEASURE_SECONDS:
         multiply()
         count += 1
-    return f"{text.short(2 * width**3 * count / taken)}FLOP/s in {str(dtype).removeprefix('torch.')}"
+    return f"{2 * width**3 * count / taken / 1e9:,.1f} GFLOP/s in {str(dtype).removeprefix('torch.')}"
 
 
 def _disk(folder: Path) -> Finding:

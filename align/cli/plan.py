@@ -95,4 +95,3 @@ def _cells(plan: Plan, step: Step) -> Iterator[Text]:
 def _warnings(plan: Plan) -> Iterator[str]:
     yield from map(str, plan.recipe.warnings)
     yield from (f"{step.stage}: {step.warning}" for step in plan.steps if step.warning)
-

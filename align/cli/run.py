@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from pathlib import Path
 
 import typer
 from rich.console import Console
@@ -12,7 +11,7 @@ from rich.text import Text
 
 from align import recipe as recipes
 from align import runner
-from align.cli import text
+from align.cli import report, text
 from align.cli.display import Display, JsonLines, LiveTable, LogLines
 from align.cli.options import AsJson, Fresh, Only, Overrides, RecipeName, Smoke, Until, with_machine
 from align.machine import Machine
@@ -59,7 +58,7 @@ def display(as_json: bool, console: Console) -> Display:
 def _summary(outcome: runner.Outcome, shown: Display, store: Store, console: Console) -> None:
     for name, made in outcome.artifacts.items():
         if made.kind == "report":
-            _report(made.path, name, console)
+            report.show(made.path, f"{outcome.plan.recipe.name}/{name}", console)
     for name, error in outcome.errors.items():
         console.print(Text(f"\n{name} failed: {error}", style="red"), soft_wrap=True)
         if log := shown.progress.rows[name].log:

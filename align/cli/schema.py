@@ -10,12 +10,12 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+from pydantic.json_schema import models_json_schema
 
 from align import registry
 from align.recipe.load import Header
 from align.stage import Reference
 
-REFERENCE = "#/$defs/{model}"
 NAMES = {str: "text", int: "integer", float: "number", bool: "yes or no", type(None): "none"}
 
 
@@ -72,23 +72,24 @@ def spelled(annotation: Any) -> str:
 
 def recipe_schema() -> dict[str, Any]:
     """The JSON Schema of a whole recipe, with every registered stage."""
-    recipe = Header.model_json_schema(ref_template=REFERENCE)
-    shared = recipe.setdefault("$defs", {})
+    stages = registry.stages()
+    asked = [(model, "validation") for model in (Header, *stages.values())]
+    references, made = models_json_schema(asked)  # type: ignore[arg-type]
+    blocks = made["$defs"]
     chosen = []
-    for name, made in registry.stages().items():
-        fields = made.model_json_schema(ref_template=REFERENCE)
-        shared |= fields.pop("$defs", {})
-        shared[f"stage-{name}"] = fields | {"properties": {"stage": {"const": name}} | fields.get("properties", {})}
-        is_it = {"properties": {"stage": {"const": name}}, "required": ["stage"]}
-        chosen.append({"if": is_it, "then": {"$ref": f"#/$defs/stage-{name}"}})
-    names = {"enum": list(registry.stages()), "description": "What this step does."}
+    for name, stage in stages.items():
+        reference = references[stage, "validation"]
+        fields = blocks[reference["$ref"].rpartition("/")[2]]
+        fields["properties"] = {"stage": {"const": name}} | fields.get("properties", {})
+        chosen.append({"if": {"properties": {"stage": {"const": name}}}, "then": reference})
+    recipe = blocks.pop(references[Header, "validation"]["$ref"].rpartition("/")[2])
     recipe["properties"]["stages"]["additionalProperties"] = {
         "type": "object",
-        "properties": {"stage": names},
+        "properties": {"stage": {"enum": list(stages), "description": "What this step does."}},
         "required": ["stage"],
         "allOf": chosen,
     }
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | recipe
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$defs": blocks} | recipe
 
 
 def _block(field: FieldInfo) -> type[BaseModel] | None:

@@ -1,4 +1,4 @@
-"""Verbs that ask policies: sample and compare."""
+"""The verb sample."""
 
 from __future__ import annotations
 

@@ -1,0 +1,124 @@
+"""The verb compare: the stage of that name outside of a recipe."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from align.cli import report
+from align.cli.display import LiveTable, LogLines
+from align.cli.options import policy_source, with_machine
+from align.config import Data, Model
+from align.errors import RecipeError, StoreError
+from align.machine import Machine
+from align.recipe import Recipe
+from align.recipe.source import Source
+from align.stage import Context
+from align.stages.compare import Compare
+from align.store import Artifact, Store
+
+PROMPTS, TEXT = "prompts", "text"
+
+
+@with_machine
+def compare(
+    policies: Annotated[list[str], typer.Argument(metavar="POLICY...", help="Artifacts, model folders, hub names.")],
+    prompts: Annotated[str, typer.Option(help="What they answer: a file, a hub name, or an artifact of records.")],
+    reward: Annotated[list[str] | None, typer.Option(help="A rule, a card or a trained reward; repeatable.")] = None,
+    text: Annotated[str | None, typer.Option(help="Raw text whose likelihood is measured.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many prompts.")] = None,
+    n: Annotated[int, typer.Option("-n", "--replies", min=1, help="Replies a prompt.")] = 1,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 1.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Where a reply is cut off.")] = 256,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same replies.")] = 0,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep comparison.json, .md and all replies.")] = None,
+    *,
+    settings: Machine,
+) -> None:
+    """Let policies answer the same prompts and compare them in pairs; the first is the base.
+
+    Example: align compare quickstart/sft quickstart/dpo --prompts tests.jsonl --reward length
+    """
+    store, names = Store(settings.store), _names(policies)
+    inputs: dict[str, Any] = {name: policy_source(store, given) for name, given in zip(names, policies, strict=True)}
+    inputs[PROMPTS] = _dataset(store, prompts, limit)
+    if text:
+        inputs[TEXT] = _dataset(store, text)
+    rewards = [_reward(store, given, inputs) for given in reward or ()]
+    fields = {
+        "policies": [f"${name}" for name in names],
+        "prompts": f"${PROMPTS}",
+        "rewards": rewards,
+        "sampling": {"n": n, "temperature": temperature, "max_new_tokens": max_new_tokens},
+        "text": f"${TEXT}" if text else None,
+    }
+    try:
+        stage = Compare.model_validate(fields, context={"base": Path.cwd()})
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
+    console = Console()
+    with tempfile.TemporaryDirectory() as scratch:
+        work = out or Path(scratch)
+        work.mkdir(parents=True, exist_ok=True)
+        _run(stage, inputs, store, settings, seed, work, console)
+        report.show(work, "comparison", console)
+
+
+def _run(
+    stage: Compare, inputs: dict[str, Any], store: Store, settings: Machine, seed: int, out: Path, console: Console
+) -> None:
+    with (LiveTable if console.is_terminal else LogLines)(console) as shown:
+        shown({"event": "run_started", "recipe": "compare", "stages": {"compare": "compare"}})
+        shown({"event": "stage_started", "stage": "compare"})
+        context = Context(
+            stage="compare", key="", seed=seed, inputs=inputs, keys=_keys(inputs, store, seed), store=store,
+            machine=settings, work=out, out=out, base=Path.cwd(),
+            emit=lambda event, **values: shown({"event": event, "stage": "compare", **values}),
+        )  # fmt: skip
+        stage.check(context)
+        stage.run(context)
+
+
+def _names(policies: list[str]) -> list[str]:
+    """The last part of each address where those differ, else all of it."""
+    short = [Path(address).name for address in policies]
+    return short if len(set(short)) == len(short) else [address.strip("/").replace("/", "-") for address in policies]
+
+
+def _dataset(store: Store, given: str, limit: int | None = None) -> Artifact | Data:
+    try:
+        made = store.get(given)
+    except StoreError:
+        return Data(path=given, limit=limit)
+    if made.kind != "records":
+        raise RecipeError(f"{given}: a {made.kind}, not records")
+    return made
+
+
+def _reward(store: Store, given: str, inputs: dict[str, Any]) -> str:
+    """What the stage's field says: a reference to a trained reward, which joins the inputs, or a name."""
+    try:
+        made = store.get(given)
+    except StoreError:
+        return given
+    if made.kind != "reward":
+        raise RecipeError(f"{given}: a {made.kind}, not a reward")
+    name = Path(given).name
+    inputs[name] = made
+    return f"${name}"
+
+
+def _keys(inputs: dict[str, Any], store: Store, seed: int) -> dict[str, str]:
+    """The content key of each input, as a recipe would have it."""
+    here = Path.cwd() / "compare.yaml"
+    outside = Recipe(
+        name="compare", seed=seed, file=here, plugins=(), stages={}, source=Source(here, ""),
+        models={name: value for name, value in inputs.items() if isinstance(value, Model)},
+        data={name: value for name, value in inputs.items() if isinstance(value, Data)},
+    )  # fmt: skip
+    keys = {name: key.value for name, key in outside.keys(store.hash_of).items()}
+    return keys | {name: value.key for name, value in inputs.items() if isinstance(value, Artifact)}
