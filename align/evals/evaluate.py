@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from align.config import Data, Sampling
-from align.data import read_file, write
+from align.data import read, read_file, write
+from align.data.fields import Part
 from align.errors import CheckError, DataError, Interrupted
 from align.evals.statistics import Measure
 from align.records import Prompt, Sample, Text
 from align.rewards.base import Reward
-from align.stage import Context, PolicyRef
+from align.stage import Context, PolicyRef, RecordsRef
 from align.store import sha256_of
 
 if TYPE_CHECKING:
@@ -43,6 +44,11 @@ class Answers:
     """Ordered as the prompts were, then by index."""
     ids: list[np.ndarray]
     """Each reply's token ids, with the stop id where it stopped."""
+
+
+def questions(ctx: Context, field: RecordsRef | Sequence[RecordsRef | Part]) -> list[Prompt]:
+    """The prompts of a data field, each once."""
+    return list({prompt.id: prompt for prompt in reversed(read(ctx, field, Prompt))}.values())[::-1]
 
 
 class Subject:

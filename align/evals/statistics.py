@@ -39,9 +39,13 @@ class Measure:
         return cls(ids, np.asarray(means, float), np.ones(len(ids)))
 
     @property
+    def value(self) -> float:
+        return float(_ratio(self.total.sum(), self.count.sum()))
+
+    @property
     def by_prompt(self) -> np.ndarray:
-        """(P,) each prompt's own value; 0 where nothing was counted."""
-        return self.total / np.where(self.count > 0, self.count, 1)
+        """(P,) each prompt's own value."""
+        return _ratio(self.total, self.count)
 
     @property
     def is_mean(self) -> bool:
@@ -138,5 +142,6 @@ def _statistic(*arrays: np.ndarray, axis: int = -1) -> np.ndarray:
     raise ValueError(f"{len(arrays)} arrays")
 
 
-def _ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+def _ratio(total: Any, count: Any) -> Any:
+    """total / count, and 0 where nothing was counted."""
     return total / np.where(count > 0, count, 1)

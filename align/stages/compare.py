@@ -11,7 +11,7 @@ from align.config import Sampling
 from align.data import read, write
 from align.data.fields import DataField
 from align.errors import CheckError
-from align.records import Prompt, Text
+from align.records import Text
 from align.rewards.base import Reward, RewardField, load, names
 from align.stage import Context, PolicyRef, Stage, seed_of
 
@@ -62,7 +62,9 @@ class Compare(Stage):
         return self
 
     def check(self, ctx: Context) -> dict[str, Any]:
-        prompts = len(read(ctx, self.prompts, Prompt))
+        from align.evals.evaluate import questions
+
+        prompts = len(questions(ctx, self.prompts))
         if prompts < 2:
             raise CheckError(f"a comparison needs at least 2 prompts, and hundreds to tell much; there is {prompts}")
         figures = {"prompts": prompts, "replies": prompts * self.sampling.n * len(self.policies)}
@@ -88,10 +90,10 @@ class Compare(Stage):
 
     def _measured(self, ctx: Context, rewards: list[Reward]) -> tuple[dict[str, Answers], Measures]:
         """Every policy's replies, and what was measured of it."""
-        from align.evals.evaluate import Subject, scored
+        from align.evals.evaluate import Subject, questions, scored
         from align.evals.metrics import descriptions, per_prompt
 
-        prompts = read(ctx, self.prompts, Prompt)
+        prompts = questions(ctx, self.prompts)
         texts = read(ctx, self.text, Text) if self.text is not None else []
         answers, measures, contracts = {}, {}, {}
         for reference in self.policies:

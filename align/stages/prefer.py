@@ -47,16 +47,17 @@ class Prefer(Stage):
         left_out: Counter[str] = Counter()
         pairs = list(self._pairs(samples, reward, left_out))
         if not pairs:
-            raise CheckError(f"no pair is left of {len(samples)} samples: {_counted(left_out)}")
+            raise CheckError(f"no pair is left of {len(samples)} samples; {_counted(left_out)}")
         if left_out:
-            ctx.note(f"{len(pairs)} pairs; left out {_counted(left_out)}")
+            ctx.note(f"{len(pairs)} pairs; {_counted(left_out)}")
         write(pairs, ctx.out / "records.jsonl")
         margins = [pair.margin or 0.0 for pair in pairs]
         return {"pairs": len(pairs), "margin": sum(margins) / len(pairs), **{k: float(v) for k, v in left_out.items()}}
 
     def _pairs(self, samples: list[Sample], reward: Reward, left_out: Counter[str]) -> Iterator[Preference]:
         kept = [s for s in samples if self.unfinished == "keep" or s.finish == "stop"]
-        left_out["unfinished replies"] += len(samples) - len(kept)
+        if len(kept) < len(samples):
+            left_out["unfinished replies"] = len(samples) - len(kept)
         scores = reward([Prompt(s.id, s.prompt, s.extra) for s in kept], [s.reply for s in kept])
         sign = -1 if reward.better == "lower" else 1
         ranked = sorted(zip(kept, scores, strict=True), key=lambda pair: pair[0].id)
@@ -74,4 +75,4 @@ class Prefer(Stage):
 
 
 def _counted(left_out: Counter[str]) -> str:
-    return ", ".join(f"{count} {what}" for what, count in left_out.items() if count) or "nothing"
+    return "left out " + (", ".join(f"{count} {what}" for what, count in left_out.items()) or "nothing")

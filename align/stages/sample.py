@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from align.config import Sampling
-from align.data import read, write
+from align.data import write
 from align.data.fields import DataField
-from align.records import Prompt
 from align.rewards.base import RewardField, load
 from align.stage import Context, PolicyRef, Stage
 
@@ -28,14 +27,16 @@ class SampleReplies(Stage):
     """Scores to add, each a `$reward`, a name or a block."""
 
     def check(self, ctx: Context) -> dict[str, Any]:
-        prompts = len(read(ctx, self.prompts, Prompt))
+        from align.evals.evaluate import questions
+
+        prompts = len(questions(ctx, self.prompts))
         return {"prompts": prompts, "replies": prompts * self.sampling.n}
 
     def run(self, ctx: Context) -> dict[str, float]:
-        from align.evals.evaluate import Subject, scored
+        from align.evals.evaluate import Subject, questions, scored
         from align.evals.metrics import descriptions, per_prompt
 
-        prompts = read(ctx, self.prompts, Prompt)
+        prompts = questions(ctx, self.prompts)
         subject = Subject(ctx, self.policy)
         made = subject.answers(prompts, self.sampling, ctx.seed_of("replies"))
         subject.release()

@@ -1,0 +1,88 @@
+"""comparison.json and its Markdown."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from align.errors import CheckError
+from align.evals.compare import comparison, markdown
+from align.evals.statistics import Measure, difference, interval
+from align.stage import seed_of
+
+IDS = tuple(map(str, range(40)))
+CHANCE = np.random.default_rng(0)
+BASE = CHANCE.normal(0, 1, 40)
+
+
+def means(values):
+    return Measure.of_means(IDS, values)
+
+
+def nll(values):
+    return Measure(IDS, values, np.full(40, 10.0))
+
+
+MEASURES = {
+    "base": {"politeness": means(BASE), "tokens": means(BASE + 20), "nll": nll(BASE + 30)},
+    "sft": {"politeness": means(BASE + 1), "tokens": means(BASE + 20), "kl": means(BASE * 0 + 0.5)},
+    "dpo": {"politeness": means(BASE + 1.2), "tokens": means(BASE + 25), "nll": nll(BASE + 35)},
+}
+BETTER = {"politeness": "higher", "nll": "lower", "perplexity": "lower"}
+FOUND = comparison(MEASURES, BETTER, {"temperature": 1.0}, seed=3)
+
+
+def test_every_policy_has_its_metrics_with_intervals():
+    assert json.loads(json.dumps(FOUND)) == FOUND
+    assert list(FOUND["policies"]) == ["base", "sft", "dpo"]
+    expected = interval(means(BASE), seed_of(3, "politeness"))
+    assert FOUND["policies"]["base"]["politeness"] == vars(expected)
+    assert FOUND["policies"]["base"]["perplexity"] == {
+        name: value if name == "n" else math.exp(value) for name, value in FOUND["policies"]["base"]["nll"].items()
+    }
+    assert FOUND["better"] == BETTER | {"tokens": None, "kl": None}
+
+
+def test_each_later_policy_is_held_against_each_earlier_one():
+    pairs = [(p["metric"], p["policy"], p["baseline"]) for p in FOUND["pairs"]]
+    both = [("sft", "base"), ("dpo", "base"), ("dpo", "sft")]
+    assert pairs == [
+        *(("politeness", *pair) for pair in both), *(("tokens", *pair) for pair in both), ("nll", "dpo", "base"),
+    ]  # fmt: skip
+    expected = difference(means(BASE + 1.2), means(BASE + 1), seed_of(3, "politeness"))
+    assert FOUND["pairs"][2] == {"metric": "politeness", "policy": "dpo", "baseline": "sft"} | vars(expected)
+
+
+def test_sentences_follow_from_the_intervals_and_describe_only_what_can_be_better():
+    assert FOUND["verdicts"] == [
+        "politeness: sft beats base: +1 [1, 1], n = 40",
+        "politeness: dpo beats base: +1.2 [1.2, 1.2], n = 40",
+        "politeness: dpo beats sft: +0.2 [0.2, 0.2], n = 40",
+        "nll: dpo loses to base: +0.5 [0.5, 0.5], n = 40",
+    ]
+
+
+def test_markdown_shows_all_of_it():
+    text = markdown(FOUND)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    assert rows[0] == ["metric", "base", "sft", "dpo"]
+    assert next(row for row in rows if row[0] == "kl") == ["kl", "", "0.5 [0.5, 0.5]", ""]
+    assert {row[0] for row in rows} >= {"politeness ↑", "tokens", "nll ↓", "perplexity ↓"}
+    assert ["politeness", "dpo", "sft", "+0.2 [0.2, 0.2]", "0.0002", "40 / 0 / 0", "40"] in rows
+    assert all(sentence in text for sentence in FOUND["verdicts"])
+    assert "- temperature: 1.0" in text
+    widths = {len(line) for line in text.splitlines() if line.startswith("|")}
+    assert len(widths) == 2, "two tables, each of one width"
+
+
+def test_policies_that_answered_other_prompts_are_not_compared():
+    other = {"politeness": Measure.of_means((*IDS[:-1], "x"), BASE)}
+    with pytest.raises(CheckError, match="same prompts"):
+        comparison({"base": MEASURES["base"], "other": other}, BETTER, {}, seed=0)
+
+
+def test_one_policy_alone_has_values_and_no_pairs():
+    alone = comparison({"base": MEASURES["base"]}, BETTER, {}, seed=0)
+    assert alone["pairs"] == alone["verdicts"] == []
+    assert "Paired differences" not in markdown(alone)

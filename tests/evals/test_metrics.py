@@ -1,0 +1,46 @@
+"""Metrics of replies, by hand."""
+
+import pytest
+
+from align.evals.metrics import descriptions, distinct, per_count, per_prompt
+from align.records import Message, Sample
+
+PROMPT = (Message("user", "?"),)
+
+
+def sample(id, reply, index=0, finish="stop", tokens=1):
+    return Sample(id, PROMPT, reply, "me", index=index, finish=finish, tokens=tokens)
+
+
+SAMPLES = [
+    sample("a", "the cat sat", 0, tokens=4),
+    sample("a", "the cat ran off", 1, "length", tokens=6),
+    sample("b", "the dog", 0, tokens=2),
+    sample("b", "", 1, tokens=1),
+]
+
+
+def test_replies_are_averaged_within_their_prompt_first():
+    measure = per_prompt(SAMPLES[:3], [1.0, 3.0, 8.0])
+    assert measure.ids == ("a", "b")
+    assert measure.by_prompt.tolist() == [2.0, 8.0]
+    assert measure.value == 5.0, "not 4, the mean of all three"
+
+
+def test_tokens_are_averaged_over_all_of_them():
+    measure = per_count(SAMPLES, [2.0, 3.0, 4.0, 0.0], [4, 6, 2, 1])
+    assert measure.value == pytest.approx(9 / 13)
+    assert measure.by_prompt.tolist() == pytest.approx([5 / 10, 4 / 3])
+
+
+def test_distinct_counts_each_ngram_once_over_all_replies():
+    assert distinct(SAMPLES, 1).value == pytest.approx(6 / 9)  # the cat sat ran off dog
+    assert distinct(SAMPLES, 2).value == pytest.approx(5 / 6)  # the-cat twice
+    same = [sample(str(i), "so it goes") for i in range(10)]
+    assert distinct(same, 2).value == pytest.approx(0.1), "one reply to all prompts"
+
+
+def test_descriptions():
+    found = {name: measure.value for name, measure in descriptions(SAMPLES).items()}
+    expected = {"tokens": (5 + 1.5) / 2, "words": (3.5 + 1) / 2, "stop": (0.5 + 1) / 2}
+    assert found == pytest.approx(expected | {"distinct-1": 6 / 9, "distinct-2": 5 / 6})
