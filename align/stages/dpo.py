@@ -48,13 +48,13 @@ class DPO(Training):
     def run(self, ctx: Context) -> dict[str, float]:
         from align.models.logprobs import LanguageModel
         from align.train.objectives import direct_preference
-        from align.train.session import Session, rows_for, trainable_policy
+        from align.train.session import Session, trainable_policy
 
         policy = trainable_policy(ctx, self, self.policy)
-        session = Session.of(ctx, self, policy, *rows_for(ctx, self, policy, Preference))
+        session = Session.of(ctx, self, policy, Preference)
         if self.loss not in REFERENCE_FREE:
             session = session.with_reference(policy, ctx.keys[self.policy.name])
         objective = direct_preference(self.loss, self.beta, self.smoothing, self.gamma)
         metrics = session.train(LanguageModel(policy.model), objective)
-        policy.save(ctx.out, ctx.stage)
+        session.save()
         return metrics

@@ -52,12 +52,12 @@ class Pretrain(Training):
     def run(self, ctx: Context) -> dict[str, float]:
         from align.models.logprobs import LanguageModel
         from align.train.objectives import next_token
-        from align.train.session import Session, rows_for, trainable_policy
+        from align.train.session import Session, trainable_policy
 
         policy = self._scratch(ctx) if self.policy is None else trainable_policy(ctx, self, self.policy)
-        session = Session.of(ctx, self, policy, *rows_for(ctx, self, policy, Text))
+        session = Session.of(ctx, self, policy, Text)
         metrics = session.train(LanguageModel(policy.model), next_token)
-        policy.save(ctx.out, ctx.stage)
+        session.save()
         return metrics
 
     def _scratch(self, ctx: Context):

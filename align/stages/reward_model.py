@@ -24,10 +24,10 @@ class RewardModel(Training):
 
     def run(self, ctx: Context) -> dict[str, float]:
         from align.train.objectives import bradley_terry
-        from align.train.session import Session, rows_for, trainable_reward
+        from align.train.session import Session, trainable_reward
 
         reward = trainable_reward(ctx, self, self.policy)
-        session = Session.of(ctx, self, reward, *rows_for(ctx, self, reward, Preference))
+        session = Session.of(ctx, self, reward, Preference)
         metrics = session.train(reward.module, bradley_terry(self.centering))
-        reward.save(ctx.out, ctx.stage)
+        session.save()
         return metrics

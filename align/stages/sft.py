@@ -21,10 +21,10 @@ class SFT(Training):
     def run(self, ctx: Context) -> dict[str, float]:
         from align.models.logprobs import LanguageModel
         from align.train.objectives import next_token
-        from align.train.session import Session, rows_for, trainable_policy
+        from align.train.session import Session, trainable_policy
 
         policy = trainable_policy(ctx, self, self.policy)
-        session = Session.of(ctx, self, policy, *rows_for(ctx, self, policy, Demonstration))
+        session = Session.of(ctx, self, policy, Demonstration)
         metrics = session.train(LanguageModel(policy.model), next_token)
-        policy.save(ctx.out, ctx.stage)
+        session.save()
         return metrics

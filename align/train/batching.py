@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from align.data.tree import Layout, Tree
+from align.data.tree import Layout, Tree, place
 
 
 def microbatches(trees: Sequence[Tree], max_tokens: int, layout: Layout = "tree") -> list[list[Tree]]:
@@ -18,15 +18,12 @@ def microbatches(trees: Sequence[Tree], max_tokens: int, layout: Layout = "tree"
     The longest come first, so that a step that does not fit in memory fails at once. A tree longer than `max_tokens`
     is a part of its own. The same trees give the same parts in whatever order they come.
     """
-    parts: list[list[Tree]] = []
-    width = rows = 0
-    for tree in sorted(trees, key=lambda t: (-t.length(layout), t.id)):
-        more = len(tree.replies) if layout == "plain" else 1
-        if not parts or (rows + more) * width > max_tokens:
-            parts.append([])
-            width, rows = tree.length(layout), 0
-        parts[-1].append(tree)
-        rows += more
+    left = sorted(trees, key=lambda t: (-t.length(layout), t.id))
+    parts = []
+    while left:
+        places = place(left, layout, max_tokens)
+        parts.append([tree for tree, at in zip(left, places, strict=True) if at])
+        left = [tree for tree, at in zip(left, places, strict=True) if not at]
     return parts
 
 

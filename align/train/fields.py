@@ -66,9 +66,11 @@ class Training(Stage, ABC):
     epochs: float = Field(1.0, gt=0)
     """Passes over the data."""
     max_length: int = Field(1024, gt=1)
-    """Tokens of a prompt with one reply. Rows whose prompt leaves no room are dropped and counted, never cut."""
-    max_truncated: float = Field(0.0, ge=0, le=1)
-    """The share of rows whose reply may be cut at `max_length`; more is an error."""
+    """Tokens of a prompt with one reply. Prompts are never cut: a row whose prompt leaves no room is left out."""
+    too_long: Literal["drop", "truncate"] = "drop"
+    """Whether a reply that is longer is left out or cut; both are counted."""
+    max_too_long: float = Field(0.1, ge=0, le=1)
+    """The share of rows that may be too long; more is an error."""
     lora: Lora | None = None
     """Train a low-rank adapter instead of all weights."""
     adapter: Literal["new", "continue", "merge-first"] = "new"

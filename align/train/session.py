@@ -3,26 +3,86 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
 from torch import nn
 
+from align.data import read
+from align.data.chat import Chat
+from align.data.load import share_of
+from align.data.tokens import trees
 from align.data.tree import Layout, Tree
+from align.errors import CheckError
 from align.machine import Machine
 from align.models.attention import layout_for
+from align.models.heads import Reward, load_reward
 from align.models.loaded import Loaded
-from align.stage import Context
+from align.models.policy import Policy, load_policy
+from align.records import Record
+from align.stage import Context, PolicyRef
 from align.train.fields import Training
 from align.train.fit import fit, step_count
 from align.train.learner import Learner, accelerator
 from align.train.objectives import Objective
+from align.train.reference import with_reference
+
+R = TypeVar("R", bound=Record)
 
 
 def device_of(machine: Machine) -> torch.device:
     """This process's device."""
     return PartialState(cpu=machine.device == "cpu").device
+
+
+def trainable_policy(ctx: Context, stage: Training, source: PolicyRef) -> Policy:
+    """The policy that a stage names, verified and ready to train as its `lora` and `adapter` fields say."""
+    return load_policy(ctx[source], train=True, **_options(ctx, stage))  # type: ignore[arg-type]
+
+
+def trainable_reward(ctx: Context, stage: Training, source: PolicyRef) -> Reward:
+    """A reward model on the backbone of the policy that a stage names, likewise."""
+    return load_reward(ctx[source], train=True, **_options(ctx, stage))  # type: ignore[arg-type]
+
+
+def _options(ctx: Context, stage: Training) -> dict[str, Any]:
+    return {
+        "base": ctx.base,
+        "store": ctx.store,
+        "device": str(device_of(ctx.machine)),
+        "lora": stage.lora,
+        "adapter": stage.adapter,
+        "seed": ctx.seed_of("adapter"),
+    }
+
+
+def records_for(ctx: Context, stage: Training, kind: type[R]) -> tuple[list[R], list[R]]:
+    """The records to train on and those held out for validation, which share no prompt where one file gives both."""
+    records = read(ctx, stage.data, kind)
+    if stage.validation is None:
+        return records, []
+    if stage.validation.data is not None:
+        return records, read(ctx, stage.validation.data, kind)
+    seed, share = ctx.seed_of("validation"), stage.validation.share
+    kept = [record for record in records if share_of(record, seed) >= share]
+    held_out = [record for record in records if share_of(record, seed) < share]
+    if not kept or not held_out:
+        raise CheckError(f"validation.share: {share} of {len(records)} rows leaves nothing on one of the two sides")
+    return kept, held_out
+
+
+def trees_for(ctx: Context, stage: Training, chat: Chat, records: Sequence[Record]) -> list[Tree]:
+    """The records as trees of tokens; says what was left out, and raises where that is too much."""
+    made, account = trees(
+        records, chat, stage.max_length,
+        truncate=stage.too_long == "truncate", limit=stage.max_too_long, store=ctx.store,
+    )  # fmt: skip
+    if account.reasons:
+        ctx.note(str(account))
+    return made
 
 
 @dataclass(frozen=True)
@@ -37,14 +97,28 @@ class Session:
     layout: Layout
 
     @classmethod
-    def of(cls, ctx: Context, stage: Training, loaded: Loaded, trees: Sequence[Tree], held_out: Sequence[Tree]) -> Session:
-        """Chooses the layout: trees where the model's tiny twin computes them rightly, else plain rows, and says so."""
+    def of(cls, ctx: Context, stage: Training, loaded: Loaded, kind: type[Record]) -> Session:
+        """Reads the stage's rows and chooses the layout: trees where the model computes them rightly, else plain rows."""
+        trees, held_out = [
+            trees_for(ctx, stage, loaded.chat, records) if records else []
+            for records in records_for(ctx, stage, kind)
+        ]  # fmt: skip
         longest = max(tree.length("tree") for tree in (*trees, *held_out))
         config = loaded.model.config
         layout, reason = layout_for(config, config._attn_implementation, longest)
         if layout == "plain":
             ctx.note(reason)
         return cls(ctx, stage, loaded, trees, held_out, layout)
+
+    def with_reference(self, policy: Policy, key: str) -> Session:
+        """The same session, with the policy's log-probs from before its first update among every tree's numbers."""
+        add = partial(with_reference, self.ctx, policy, key, layout=self.layout, device=device_of(self.ctx.machine))
+        return replace(self, trees=add(self.trees), held_out=add(self.held_out) if self.held_out else [])
+
+    def save(self) -> None:
+        """Writes the model into the artifact, on one rank."""
+        if PartialState().is_main_process:
+            self.loaded.save(self.ctx.out, self.ctx.stage)
 
     def train(self, module: nn.Module, objective: Objective) -> dict[str, float]:
         """Trains `module`, which holds the loaded model, and returns the stage's metrics."""

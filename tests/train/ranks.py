@@ -1,0 +1,24 @@
+"""What one rank of `test_ranks.py` runs: three updates, then the weights of rank 0 go to the file named last."""
+
+import sys
+
+import torch
+from test_fit import learner, model, trees
+
+from align.train.objectives import direct_preference, next_token
+
+
+def main(out: str) -> None:
+    made = {}
+    for name, objective in (("sft", next_token), ("dpo", direct_preference("sigmoid", 0.3))):
+        module = model()
+        fitted = learner(module, max_tokens=40)
+        for seed in range(3):
+            metrics = fitted.update(objective, trees(9, seed))
+        made[name] = {"metrics": metrics, "weights": {n: p.detach() for n, p in module.named_parameters()}}
+    if fitted.accelerator.is_main_process:
+        torch.save(made | {"ranks": fitted.accelerator.num_processes}, out)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

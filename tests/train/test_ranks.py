@@ -1,0 +1,39 @@
+"""Two ranks make the step that one makes, although nine rows do not divide by two."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+HERE = Path(__file__).parent
+
+
+def run(ranks: int, out: Path) -> dict:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = os.environ | {"PYTHONPATH": f"{HERE}:{HERE.parents[1]}", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    if ranks > 1:
+        shared |= {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    started = [
+        subprocess.Popen(
+            [sys.executable, HERE / "ranks.py", out],
+            env=shared | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else {}),
+        )
+        for rank in range(ranks)
+    ]
+    assert [process.wait(timeout=240) for process in started] == [0] * ranks
+    return torch.load(out, weights_only=True)
+
+
+def test_two_ranks_make_the_step_of_one(tmp_path):
+    one, two = run(1, tmp_path / "one.pt"), run(2, tmp_path / "two.pt")
+    assert (one["ranks"], two["ranks"]) == (1, 2)
+    for name in ("sft", "dpo"):
+        assert two[name]["metrics"] == pytest.approx(one[name]["metrics"], abs=1e-5)
+        for tensor, weights in one[name]["weights"].items():
+            torch.testing.assert_close(two[name]["weights"][tensor], weights, atol=2e-5, rtol=1e-4)
