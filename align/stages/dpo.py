@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from align.errors import CheckError
 from align.records import Preference
 from align.stage import Context, PolicyRef
 from align.train.fields import REFERENCE_FREE, SOFT, Training
@@ -44,6 +45,15 @@ class DPO(Training):
         if self.loss == "robust" and not self.smoothing:
             raise ValueError("loss: robust without smoothing is loss: sigmoid; give smoothing")
         return self
+
+    def check(self, ctx: Context) -> dict[str, Any]:
+        from align.train.preflight import preflight
+
+        figures, trees = preflight(ctx, self, self.policy, Preference)
+        soft = sum(tree.numbers["label"] != 1 for tree in trees)
+        if soft and self.loss not in SOFT:
+            raise CheckError(f"loss: {self.loss} takes no soft labels, and {soft} pairs have one; use {', '.join(SOFT)}")
+        return figures
 
     def run(self, ctx: Context) -> dict[str, float]:
         from align.models.logprobs import LanguageModel

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -10,6 +10,9 @@ from align.config import Config
 from align.records import Text
 from align.stage import Context, PolicyRef
 from align.train.fields import Training
+
+if TYPE_CHECKING:
+    from align.models.policy import Policy
 
 
 class Tokenizer(Config):
@@ -49,6 +52,15 @@ class Pretrain(Training):
             raise ValueError("a model from scratch has no frozen weights: remove lora and adapter")
         return self
 
+    def check(self, ctx: Context) -> dict[str, Any]:
+        from align.models.preview import Preview
+        from align.train.preflight import figures_of, preflight
+
+        if self.policy is not None:
+            return preflight(ctx, self, self.policy, Text)[0]
+        made = self._scratch(ctx)
+        return figures_of(ctx, self, Preview(made.model, made.tokenizer, made.contract), Text)[0]
+
     def run(self, ctx: Context) -> dict[str, float]:
         from align.models.logprobs import LanguageModel
         from align.train.objectives import next_token
@@ -60,7 +72,8 @@ class Pretrain(Training):
         session.save()
         return metrics
 
-    def _scratch(self, ctx: Context):
+    def _scratch(self, ctx: Context) -> Policy:
+        """The untrained model, with a tokenizer made from the training text."""
         from align.data import read
         from align.models.policy import from_scratch
         from align.models.tokenizers import train_tokenizer
@@ -68,4 +81,5 @@ class Pretrain(Training):
         made = self.tokenizer or Tokenizer()
         texts = [record.text for record in read(ctx, self.data, Text)]
         tokenizer = train_tokenizer(texts, made.kind, made.vocabulary)
+        assert self.model is not None  # the fields' validator saw to it
         return from_scratch(self.model, tokenizer, template=self.template or "plain", seed=ctx.seed_of("weights"))

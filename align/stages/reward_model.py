@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 
 from align.records import Preference
@@ -21,6 +23,11 @@ class RewardModel(Training):
     """The model whose backbone the reward model starts from."""
     centering: float = Field(0.01, ge=0)
     """Weight of (chosen + rejected)^2, which keeps scores around 0 (arXiv:2312.09244, eq. 2)."""
+
+    def check(self, ctx: Context) -> dict[str, Any]:
+        from align.train.preflight import preflight
+
+        return preflight(ctx, self, self.policy, Preference)[0]
 
     def run(self, ctx: Context) -> dict[str, float]:
         from align.train.objectives import bradley_terry

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from align.records import Demonstration
 from align.stage import Context, PolicyRef
 from align.train.fields import Training
@@ -17,6 +19,11 @@ class SFT(Training):
 
     policy: PolicyRef
     """The model to tune."""
+
+    def check(self, ctx: Context) -> dict[str, Any]:
+        from align.train.preflight import preflight
+
+        return preflight(ctx, self, self.policy, Demonstration)[0]
 
     def run(self, ctx: Context) -> dict[str, float]:
         from align.models.logprobs import LanguageModel

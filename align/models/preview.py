@@ -1,0 +1,112 @@
+"""What a model is, without its weights: enough to make tokens of a stage's rows and to say what training will need."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from align.config import Lora, Model
+from align.data.chat import Chat
+from align.errors import ContractError
+from align.models.contract import Contract
+from align.models.loaded import BASE, located, template_of
+from align.models.weights import load_tokenizer
+
+if TYPE_CHECKING:
+    from align.store import Artifact, Store
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A model whose parameters have shapes but no values."""
+
+    model: PreTrainedModel
+    """On the meta device."""
+    tokenizer: PreTrainedTokenizerBase
+    contract: Contract
+
+    @cached_property
+    def chat(self) -> Chat:
+        return Chat(self.tokenizer, self.contract.template, self.contract.stop)
+
+    @cached_property
+    def parameters(self) -> int:
+        """Numbers in the weights; tied ones count once."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    def adapter_parameters(self, lora: Lora) -> int:
+        """Numbers in a new adapter."""
+        head = self.model.get_output_embeddings()
+        return sum(
+            lora.r * (part.in_features + part.out_features)
+            for name, part in self.model.named_modules()
+            if isinstance(part, nn.Linear)
+            and part is not head
+            and (lora.targets == "all-linear" or name.rpartition(".")[2] in lora.targets)
+        )
+
+    def training_bytes(self, lora: Lora | None, adapted: bool) -> int:
+        """Bytes of weights, gradients and optimizer state while training, activations not counted."""
+        if lora is None and not adapted:
+            return 16 * self.parameters
+        trained = self.adapter_parameters(lora) if lora else 0
+        return BYTES[self.contract.dtype] * self.parameters + 16 * trained
+
+    def saved_bytes(self, lora: Lora | None, adapted: bool, checkpoints: int) -> int:
+        """Bytes on disk: the result, and training checkpoints (weights and two moments in float32) while it is made."""
+        if lora is None and not adapted:
+            return self.parameters * (BYTES[self.contract.dtype] + 12 * checkpoints)
+        return (self.adapter_parameters(lora) if lora else 0) * (4 + 12 * checkpoints)
+
+
+def preview(source: Artifact | Model, base: Path, store: Store) -> Preview:
+    """A model from an artifact or from outside, its weights left on disk."""
+    if not isinstance(source, Model):
+        contract = Contract.read(source.path)
+        tokenizer = load_tokenizer(source.path / ("model" if (source.path / "model").is_dir() else "adapter"))
+        return Preview(_bottom(source, store), tokenizer, contract)
+    source = located(source, base)
+    if (Path(source.path) / "adapter_config.json").is_file():
+        below = json.loads((Path(source.path) / "adapter_config.json").read_text())["base_model_name_or_path"]
+        return preview(source.model_copy(update={"path": below}), Path(source.path), store)
+    model, tokenizer = _shapes(source.path, source.revision, source.dtype), load_tokenizer(source.path, source.revision)
+    template = template_of(tokenizer, source.template)
+    contract = Contract.of(model, tokenizer, source.path, template, source.stop, source.quantize)
+    return Preview(model, tokenizer, contract)
+
+
+def _bottom(source: Artifact, store: Store) -> PreTrainedModel:
+    """The weights beneath an artifact's adapters."""
+    if (source.path / "model").is_dir():
+        return _shapes(str(source.path / "model"), "main", Contract.read(source.path).dtype)
+    beneath = json.loads((source.path / BASE).read_text())
+    if "model" in beneath:
+        model = Model.model_validate(beneath["model"])
+        return preview(model, Path(), store).model
+    found = store.find(beneath["artifact"])
+    if found is None:
+        raise ContractError(f"{source.path}: its base, artifact {beneath['artifact']}, is not in the store")
+    return _bottom(found, store)
+
+
+def _shapes(path: str, revision: str, dtype: str) -> PreTrainedModel:
+    options = {} if Path(path).is_dir() else {"revision": revision}
+    try:
+        config = AutoConfig.from_pretrained(path, **options)
+    except (OSError, ValueError) as error:
+        raise ContractError(f"{path}: no model can be loaded from here: {str(error).splitlines()[0]}") from error
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+    with contextlib.suppress(OSError):  # models without one say what they know in their config
+        model.generation_config = GenerationConfig.from_pretrained(path, **options)
+    return model
