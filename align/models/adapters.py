@@ -6,15 +6,17 @@ activate adapters it switches gradients on for those and off for all others. So 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.utils.save_and_load import load_peft_weights
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -55,7 +57,7 @@ class Adapters:
 
     def load(self, folder: Path, name: str | None = None) -> str:
         """Puts a saved adapter, frozen, on top of the stack. Missing and unexpected tensors are fatal."""
-        config = LoraConfig.from_pretrained(str(folder))
+        config = cast(LoraConfig, LoraConfig.from_pretrained(str(folder)))
         config.task_type = _task(self.model)
         name = self._insert(config, name)
         assert self._peft is not None
@@ -70,13 +72,12 @@ class Adapters:
     def freeze_copy(self, name: str) -> None:
         """Keeps the adapter as it is now under the name `reference`, silent unless made active."""
         assert self._peft is not None
-        self._insert(self._peft.peft_config[name], REFERENCE)
+        self._insert(cast(LoraConfig, self._peft.peft_config[name]), REFERENCE)
         set_peft_model_state_dict(self._peft, self.state(name), adapter_name=REFERENCE)
 
     def inherited(self, own: str | None) -> list[str]:
         """The adapters that speak for the policy as it was before `own` was trained."""
-        assert own is None or self._peft is not None
-        copied = [REFERENCE] if own is not None and REFERENCE in self._peft.peft_config else []
+        copied = [REFERENCE] if own and self._peft and REFERENCE in self._peft.peft_config else []
         return [name for name in self.names if name != own] + copied
 
     def train(self, name: str | None) -> None:
@@ -108,16 +109,14 @@ class Adapters:
         """Names each adapter of the stack by its tensors."""
         return tuple(_hash(self.state(name)) for name in self.names)
 
-    def save(self, name: str, folder: Path) -> None:
-        """Writes one adapter as a PEFT folder."""
+    def save(self, name: str, folder: Path, base: str | None = None) -> None:
+        """Writes one adapter as a PEFT folder. base: what it says it belongs on."""
         assert self._peft is not None
-        config: Any = self._peft.peft_config[name]
+        config: Any = copy.copy(self._peft.peft_config[name])
+        config.inference_mode, config.base_model_name_or_path = True, base
         folder.mkdir(parents=True, exist_ok=True)
-        from safetensors.torch import save_file
-
         state = {k: v.detach().contiguous().cpu() for k, v in self.state(name).items()}
         save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-        config.inference_mode = True
         config.save_pretrained(str(folder))
 
     def merge(self) -> PreTrainedModel:
@@ -147,7 +146,8 @@ class Adapters:
 
     def _activate(self, names: Sequence[str]) -> None:
         assert self._peft is not None
-        self._peft.base_model.set_adapter(list(names))
+        tuner: Any = self._peft.base_model
+        tuner.set_adapter(list(names))
         self.train(None)
 
     def _check_targets(self, targets: Sequence[str]) -> None:
@@ -157,7 +157,7 @@ class Adapters:
                 raise CheckError(f"lora.targets: no module is called {target!r}.{suggestion(target, ends)}")
 
     def _untie_adapted_embeddings(self) -> None:
-        """Gives the output layer weights of its own before an adapter is added to them, or the input would change too."""
+        """Gives the output layer weights of its own before it is merged into, or the input layer would change too."""
         outputs: Any = self.model.get_output_embeddings()
         if outputs is not None and hasattr(outputs, "base_layer") and self.model.config.tie_word_embeddings:
             outputs.base_layer.weight = nn.Parameter(outputs.base_layer.weight.detach().clone())

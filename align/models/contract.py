@@ -12,9 +12,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 from jinja2 import TemplateError
@@ -80,10 +80,10 @@ class Contract(BaseModel):
         cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, maker: str, template: str,
         stop: Iterable[str] = (), quantize: str | None = None,
     ) -> Self:
-        """The contract of a model from outside, without probes. Gives the tokenizer a pad token apart from the stops."""
+        """The contract of a model from outside, without probes. Gives the tokenizer a pad token that is no stop."""
         written = written_end(tokenizer, template)
         ends = stop_ids(model, tokenizer, [*([written] if written else []), *stop])
-        pad = choose_pad(tokenizer, ends, rows=model.get_input_embeddings().weight.shape[0])
+        pad = choose_pad(tokenizer, ends, rows=_rows(model))
         return cls(
             maker=maker, tokenizer=tokenizer_hash(tokenizer), template=template, bos=bos_id(tokenizer), stop=ends,
             pad=pad, dtype=str(model.dtype).removeprefix("torch."), quantize=quantize,
@@ -141,10 +141,8 @@ class Contract(BaseModel):
         return problems
 
     def _remeasure(self, probe: Probe, measure: Measure) -> str | None:
-        values = measure(list(probe.ids))
-        error = sum(abs(a - b) for a, b in zip(values, probe.values, strict=True)) / len(values)
-        scale = max(1.0, sum(map(abs, probe.values)) / len(probe.values))
-        if error <= TOLERANCE[self.dtype] * scale:  # false for NaN too
+        error = difference(probe.values, measure(list(probe.ids)))
+        if error <= TOLERANCE[self.dtype]:  # false for NaN too
             return None
         return f"its numbers for {probe.text or 'a row of ids'!r:.30} are off by {error:.4f} on average"
 
@@ -165,6 +163,12 @@ def measured(tokenizer: PreTrainedTokenizerBase, measure: Measure) -> Iterable[P
             yield Probe(text=text, ids=ids, values=tuple(measure(list(ids))))
     ids = tuple((7919 * i + 13) % len(tokenizer) for i in range(PROBE_TOKENS))
     yield Probe(text=None, ids=ids, values=tuple(measure(list(ids))))
+
+
+def difference(before: Sequence[float], after: Sequence[float]) -> float:
+    """The mean difference of two models' numbers, relative to their size where that exceeds 1."""
+    scale = max(1.0, sum(map(abs, before)) / len(before))
+    return sum(abs(a - b) for a, b in zip(before, after, strict=True)) / len(before) / scale
 
 
 @torch.no_grad()
@@ -190,8 +194,8 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def bos_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The beginning-of-sequence id if the tokenizer puts it before texts by itself."""
-    ids = tokenizer("a")["input_ids"]
-    return tokenizer.bos_token_id if tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id] else None
+    bos = _id(tokenizer, "bos")
+    return bos if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else None
 
 
 def stop_ids(
@@ -205,7 +209,7 @@ def stop_ids(
             raise ContractError(f"stop {text!r} is {len(ids)} tokens; a reply ends with exactly one")
         found += ids
     configs = (model.generation_config, model.config.get_text_config())
-    for ids in (*(getattr(c, "eos_token_id", None) for c in configs), tokenizer.eos_token_id):
+    for ids in (*(getattr(config, "eos_token_id", None) for config in configs), _id(tokenizer, "eos")):
         found += [] if ids is None else [ids] if isinstance(ids, int) else ids
     if not found:
         raise ContractError(f"{tokenizer.name_or_path}: no token ends a reply. Name one: stop: ['<|im_end|>']")
@@ -224,7 +228,7 @@ def written_end(tokenizer: PreTrainedTokenizerBase, template: str) -> str | None
         text = tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False)
     except TemplateError:
         return None  # it wants other turns; those who render real conversations will say so
-    after = text.rpartition("ANSWER")[2].lstrip()
+    after = str(text).rpartition("ANSWER")[2].lstrip()
     special = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
     return next((token for token in sorted(special, key=len, reverse=True) if after.startswith(token)), None)
 
@@ -237,15 +241,24 @@ def choose_pad(tokenizer: PreTrainedTokenizerBase, stop: tuple[int, ...], rows: 
     take probability from the others. Where nothing is left, any id serves as filler and the tokenizer has no pad token.
     """
     special = {text: i for i, t in sorted(tokenizer.added_tokens_decoder.items()) if t.special for text in (str(t),)}
-    candidates = [tokenizer.pad_token_id]
+    candidates = [_id(tokenizer, "pad")]
     candidates += [special[t] for word in ("pad", "reserved", "unused") for t in special if re.search(word, t, re.I)]
-    candidates.append(tokenizer.unk_token_id)
+    candidates.append(_id(tokenizer, "unk"))
     for candidate in candidates:
         if candidate is not None and candidate not in stop and candidate < rows:
             tokenizer.pad_token = tokenizer.convert_ids_to_tokens(candidate)
             return candidate
     if len(tokenizer) < rows:
         tokenizer.add_special_tokens({"pad_token": "<pad>"})
-        return tokenizer.pad_token_id
+        return len(tokenizer) - 1
     tokenizer.pad_token = None
     return next(i for i in range(rows) if i not in stop)
+
+
+def _id(tokenizer: PreTrainedTokenizerBase, name: str) -> int | None:
+    return cast("int | None", getattr(tokenizer, f"{name}_token_id"))
+
+
+def _rows(model: PreTrainedModel) -> int:
+    embeddings: Any = model.get_input_embeddings()
+    return embeddings.weight.shape[0]

@@ -48,7 +48,7 @@ class Reward(Loaded):
         """The layer that turns a hidden state into a score."""
         head: Any = getattr(self.model, "score", None)
         if not isinstance(head, nn.Linear) or head.out_features != 1:
-            raise ContractError(f"{self.contract.maker}: a {type(self.model).__name__} with no linear head of one score")
+            raise ContractError(f"{self.contract.maker}: a {type(self.model).__name__} has no linear head of one score")
         return head
 
     @torch.no_grad()

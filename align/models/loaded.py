@@ -26,7 +26,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from align.config import Lora, Model
 from align.errors import CheckError, ContractError, StoreError
 from align.models.adapters import Adapters
-from align.models.contract import Contract
+from align.models.contract import TOLERANCE, Contract, difference, measured
 from align.models.weights import Head, is_classifier, load_model, load_tokenizer, rounded, save_model
 
 if TYPE_CHECKING:
@@ -68,8 +68,9 @@ class Loaded(ABC):
     def measure(self, ids: list[int]) -> list[float]:
         """The numbers by which the model is known again, for a row of ids."""
 
+    @abstractmethod
     def read_head(self, folder: Path) -> None:
-        """Reads what lies beside an adapter in an artifact; for policies nothing does."""
+        """Reads the head that lies beside an adapter, where this kind of model has one."""
 
     @classmethod
     def load(cls, source: Artifact | Model, base: Path | None, store: Store | None, device: str) -> Self:
@@ -110,13 +111,27 @@ class Loaded(ABC):
             self.model.float()
         self.beneath = self.origin
         if handover == "merge-first":
-            self.adapters.merge()
-            self.beneath = {**(self.origin or {}), "merge": True}
+            self.merge()
+            self.beneath = {**(self.beneath or {}), "merge": True}
         if lora is None:
             self.model.requires_grad_(True)
         else:
             self.own = self.adapters.add(lora, seed)
             self.adapters.train(self.own)
+
+    def merge(self) -> float:
+        """Adds the adapters to the weights for good, and proves that the model computes what it did before.
+
+        Returns the mean difference of the probes' numbers. Above what rounding explains it is a ContractError.
+        """
+        before = [value for probe in measured(self.tokenizer, self.measure) for value in probe.values]
+        self.adapters.merge()
+        self.origin = None
+        after = [value for probe in measured(self.tokenizer, self.measure) for value in probe.values]
+        error = difference(before, after)
+        if not error <= TOLERANCE[str(self.model.dtype).removeprefix("torch.")]:
+            raise ContractError(f"{self.contract.maker}: merged, the model computes other numbers ({error:.4f} off)")
+        return error
 
     def save(self, folder: Path, maker: str) -> Contract:
         """Writes what a stage made: its adapter and the name of the base, or all weights; and the contract, signed."""
@@ -130,13 +145,13 @@ class Loaded(ABC):
         else:
             save_model(self.model, folder / "model", self.contract.dtype)
         self.tokenizer.save_pretrained(folder / ("model" if self.own is None else "adapter"))
-        with self._as_saved():
+        with self.as_saved():
             contract = self.contract.signed(maker, self.adapters.hashes(), self.tokenizer, self.measure)
         contract.write(folder)
         return contract
 
     @contextmanager
-    def _as_saved(self) -> Iterator[None]:
+    def as_saved(self) -> Iterator[None]:
         """Within it the weights have the precision they are saved in, so that probes speak of the saved model."""
         wide = {p: p.data for p in self.model.parameters()}
         if self.own is None:

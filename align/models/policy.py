@@ -33,6 +33,9 @@ class Policy(Loaded):
     def measure(self, ids: list[int]) -> list[float]:
         return logps(self.model, ids)
 
+    def read_head(self, folder: Path) -> None:
+        """None: the output layer is one of the model's own."""
+
     @contextmanager
     def reference(self) -> Iterator[PreTrainedModel]:
         """The policy as it was when this stage began, without gradients or dropout, whatever was trained since.

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +84,7 @@ def quiet() -> Iterator[None]:
 def generation_config(path: str | Path, revision: str | None = None) -> GenerationConfig | None:
     """The generation config of a folder or a hub name, if it has one."""
     try:
-        return GenerationConfig.from_pretrained(str(path), **({"revision": revision} if revision else {}))
+        return GenerationConfig.from_pretrained(str(path), revision=revision or "main")
     except OSError:
         return None
 
@@ -142,8 +142,8 @@ def untie_if_apart(model: PreTrainedModel) -> None:
 
     Saved under a config that ties them, one of the two would be lost.
     """
-    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
-    if outputs is None or not model.all_tied_weights_keys or inputs.weight.data_ptr() == outputs.weight.data_ptr():
+    inputs, outputs = cast(Any, model.get_input_embeddings()), cast(Any, model.get_output_embeddings())
+    if outputs is None or not model.all_tied_weights_keys or inputs.weight is outputs.weight:
         return
     model.config.tie_word_embeddings = model.config.get_text_config().tie_word_embeddings = False
     model.all_tied_weights_keys = {}

@@ -1,0 +1,111 @@
+"""Stand-ins for `--smoke`: a tiny random model of the same architecture, a few rows of the declared format.
+
+They prove in a minute that a recipe runs from end to end, on any machine and without the network. What they compute
+means nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from align.config import Data, Model
+from align.data import formats
+from align.data.convert import prompt_of
+from align.records import Text
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    from align.store import Store
+
+Entry = TypeVar("Entry", Model, Data)
+ROWS = 32
+FAMILIES = {
+    r"qwen-?3.*\d+b-a\d+b": "qwen3_moe", r"qwen-?3": "qwen3", r"qwen": "qwen2", r"gemma-?3": "gemma3_text",
+    r"gemma-?2(?!b)": "gemma2", r"gemma": "gemma", r"mixtral": "mixtral", r"mistral": "mistral", r"phi-?[34]": "phi3",
+    r"gpt-?2": "gpt2", r"pythia|neox": "gpt_neox", r"\bopt-": "opt", r"olmo-?2": "olmo2", r"granite": "granite",
+}  # fmt: skip
+"""Architectures by the names people give to models; Llama, the commonest, for all others."""
+
+
+def stand_in(entry: Entry, key: str, base: Path, store: Store) -> Entry:
+    """An entry of `models:` or `data:` that points at a tiny replacement, made once for each key of an entry.
+
+    base: the folder at which the entry's relative paths start.
+    """
+    if isinstance(entry, Model):
+        folder = store.cached("smoke", key, lambda folder: _write_model(entry, base, folder))
+        return entry.model_copy(update={"path": str(folder.absolute()), "revision": "main", "quantize": None})
+    if entry.path == "toy":
+        return entry.model_copy(update={"limit": min(ROWS, entry.limit or ROWS), "skip": 0})
+    form = formats.named(entry.format or ("text" if entry.prompt_words else "pairs"))
+    folder = store.cached("smoke", key, lambda folder: _write_rows(form, folder))
+    kept = {name: getattr(entry, name) for name in ("prompt_words", "options", "part")}
+    return Data.model_validate({"path": str(folder.absolute() / "rows.jsonl"), "format": form.name, **kept})
+
+
+def _write_model(entry: Model, base: Path, folder: Path) -> None:
+    from align.models.policy import from_scratch
+    from align.models.tokenizers import train_tokenizer
+    from align.models.weights import save_model
+
+    tokenizer = train_tokenizer((), "bytes")
+    if entry.stop:
+        tokenizer.add_special_tokens({"additional_special_tokens": list(entry.stop)})
+    policy = from_scratch(shrunk(_config(entry, base)), tokenizer)
+    save_model(policy.model, folder, entry.dtype)
+    tokenizer.save_pretrained(folder)
+
+
+def _write_rows(form: formats.Format, folder: Path) -> None:
+    lines = (json.dumps(row, ensure_ascii=False) for row in rows(form))
+    (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def rows(form: formats.Format) -> Iterator[dict[str, Any]]:
+    """The format's example over and over, with a number in its prompt, so that no two rows are the same."""
+    record = formats.read(form.example, form, {})[0]
+    prompt = prompt_of(record)
+    text = prompt[-1].content if prompt else cast(Text, record).text
+    asked = json.dumps(text.splitlines()[0])[1:-1]
+    whole = json.dumps(form.example)
+    for number in range(ROWS):
+        yield json.loads(whole.replace(asked, f"{asked} ({number})"))
+
+
+def _config(entry: Model, base: Path) -> PretrainedConfig:
+    """The model's own config where it can be had without the network, else its family's default."""
+    from transformers import AutoConfig
+
+    local = base / entry.path
+    try:
+        if local.is_dir():
+            return AutoConfig.from_pretrained(local)
+        return AutoConfig.from_pretrained(entry.path, revision=entry.revision, local_files_only=True)
+    except (OSError, ValueError):
+        family = next((f for name, f in FAMILIES.items() if re.search(name, entry.path, re.IGNORECASE)), "llama")
+        return AutoConfig.for_model(family)
+
+
+def shrunk(config: PretrainedConfig) -> dict[str, Any]:
+    """The sizes of a tiny model of the same architecture, as `from_scratch` takes them."""
+    config = copy.deepcopy(config).get_text_config(decoder=True)
+    small: dict[str, Any] = {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 8,
+        "num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
+        "query_pre_attn_scalar": 8, "max_position_embeddings": 2048, "n_inner": 64, "ffn_dim": 64,
+        "word_embed_proj_dim": 32,
+    }  # fmt: skip
+    heads, groups = (getattr(config, f"num_{kind}_heads", None) for kind in ("attention", "key_value"))
+    if heads and groups:
+        small["num_key_value_heads"] = max(1, 4 * groups // heads)
+    kept = {name: value for name, value in small.items() if getattr(config, name, None) is not None}
+    if types := getattr(config, "layer_types", None):
+        kept["layer_types"] = list(types[:2])
+    tied = {"tie_word_embeddings": config.tie_word_embeddings}
+    return {"architecture": config.model_type, **tied, **kept}
