@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,42 +11,29 @@ from scipy import stats
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Pairs:
-    """What a reward model and a ruler see of pairs; each array is (pairs,)."""
-
-    chosen: Floats
-    """Scores of the chosen replies."""
-    rejected: Floats
-    chosen_length: Floats
-    """Tokens of the chosen replies."""
-    rejected_length: Floats
-
-
-def accuracy_report(held_out: Pairs, longer_wins: float) -> dict[str, float]:
+def accuracy_report(scores: Floats, lengths: Floats, training_lengths: Floats) -> dict[str, float]:
     """Accuracy on held-out pairs with its 95 % interval, beside that of a rule that knows lengths only.
 
-    longer_wins: the share of the training pairs whose chosen reply is the longer one, ties left out. The rule prefers
-    the longer reply where that is above 0.5, else the shorter one. `length_p` is the p-value of an exact McNemar test:
-    how likely so different counts of right answers are if the model knew no more than lengths. Ties count half.
+    scores, lengths: (pairs, 2) of the chosen and the rejected reply, held out. training_lengths: (pairs, 2), to which
+    the rule is fitted: it prefers the longer reply if that was chosen more often there, else the shorter one.
+    `length_p` is the p-value of an exact McNemar test: how likely so different counts of right answers are if the model
+    knew no more than lengths. Ties count half.
     """
-    right = _right(held_out.chosen - held_out.rejected)
-    sign = 1.0 if longer_wins > 0.5 else -1.0
-    ruler = _right(sign * (held_out.chosen_length - held_out.rejected_length))
+    right, longer = _right(scores), float(_right(training_lengths).mean())
+    ruler = _right(lengths if longer > 0.5 else -lengths)
     low, high = interval(right)
     ruler_low, ruler_high = interval(ruler)
-    scores = np.concatenate([held_out.chosen, held_out.rejected])
-    lengths = np.concatenate([held_out.chosen_length, held_out.rejected_length])
     return {
         "test_pairs": float(len(right)),
         "test_accuracy": float(right.mean()),
         "test_accuracy_low": low,
         "test_accuracy_high": high,
+        "longer_wins": longer,
         "length_accuracy": float(ruler.mean()),
         "length_accuracy_low": ruler_low,
         "length_accuracy_high": ruler_high,
         "length_p": _mcnemar(right, ruler),
-        "length_correlation": _correlation(scores, lengths),
+        "length_correlation": _correlation(scores.ravel(), lengths.ravel()),
         "score_spread": float(scores.std()),
     }
 
@@ -58,7 +44,9 @@ def interval(right: Floats) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
-def _right(lead: Floats) -> Floats:
+def _right(pairs: Floats) -> Floats:
+    """(pairs,): 1 where the first of two numbers is the larger, 0 where the second is, a half where they are equal."""
+    lead = pairs[:, 0] - pairs[:, 1]
     return np.where(lead > 0, 1.0, np.where(lead < 0, 0.0, 0.5))
 
 

@@ -52,7 +52,7 @@ class DPO(Training):
         figures, trees = preflight(ctx, self, self.policy, Preference)
         soft = sum(tree.numbers["label"] != 1 for tree in trees)
         if soft and self.loss not in SOFT:
-            raise CheckError(f"loss: {self.loss} takes no soft labels, and {soft} pairs have one; use {', '.join(SOFT)}")
+            raise CheckError(f"loss: {self.loss} takes no soft labels, but {soft} pairs have one; {SOFT} take them")
         return figures
 
     def run(self, ctx: Context) -> dict[str, float]:

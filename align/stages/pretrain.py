@@ -19,7 +19,7 @@ class Tokenizer(Config):
     """A tokenizer to be made from the training text."""
 
     kind: Literal["words", "bpe", "bytes"] = "bpe"
-    """`words`: one token a word or mark, for tiny worlds; `bpe`: byte-level pairs, reads any text; `bytes`: no learning."""
+    """`words`: one token a word or mark, for tiny worlds; `bpe`: byte-level pairs, for any text; `bytes`: 256 of them."""
     vocabulary: int = Field(8192, gt=0)
     """At most so many tokens, the special ones included."""
 
@@ -35,7 +35,7 @@ class Pretrain(Training):
     policy: PolicyRef | None = None
     """The model to train further; none means from scratch, by `model` and `tokenizer`."""
     model: dict[str, str | int | float | bool] | None = None
-    """From scratch: `architecture` (llama, gpt2, ...) and any sizes of its transformers config, such as `hidden_size`."""
+    """From scratch: `architecture` (llama, gpt2, ...) and sizes of its transformers config, such as `hidden_size`."""
     tokenizer: Tokenizer | None = None
     """From scratch: the tokenizer to make."""
     template: str | None = None

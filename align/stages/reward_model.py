@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from align.data import read
+from align.data.fields import DataField
 from align.records import Preference
 from align.stage import Context, PolicyRef
 from align.train.fields import Training
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from align.data.tree import Tree
+    from align.train.session import Session
 
 
 class RewardModel(Training):
@@ -23,11 +33,14 @@ class RewardModel(Training):
     """The model whose backbone the reward model starts from."""
     centering: float = Field(0.01, ge=0)
     """Weight of (chosen + rejected)^2, which keeps scores around 0 (arXiv:2312.09244, eq. 2)."""
+    test: DataField | None = None
+    """Held-out pairs: accuracy with its interval, beside that of a rule that knows lengths only."""
 
     def check(self, ctx: Context) -> dict[str, Any]:
         from align.train.preflight import preflight
 
-        return preflight(ctx, self, self.policy, Preference)[0]
+        figures, _ = preflight(ctx, self, self.policy, Preference)
+        return figures | ({"test pairs": len(read(ctx, self.test, Preference))} if self.test is not None else {})
 
     def run(self, ctx: Context) -> dict[str, float]:
         from align.train.objectives import bradley_terry
@@ -37,4 +50,27 @@ class RewardModel(Training):
         session = Session.of(ctx, self, reward, Preference)
         metrics = session.train(reward.module, bradley_terry(self.centering))
         session.save()
+        if self.test is not None:
+            metrics |= self._tested(ctx, session, read(ctx, self.test, Preference))
         return metrics
+
+    def _tested(self, ctx: Context, session: Session, pairs: list[Preference]) -> dict[str, float]:
+        """Accuracy on held-out pairs, and whether it is more than a ruler's."""
+        from align.evals.reward_accuracy import accuracy_report
+
+        trees = session.trees_of(pairs)
+        report = accuracy_report(session.scores(trees), reply_lengths(trees), reply_lengths(session.trees))
+        ctx.note(
+            f"right on {report['test_accuracy']:.1%} [{report['test_accuracy_low']:.1%}, "
+            f"{report['test_accuracy_high']:.1%}] of {len(trees)} held-out pairs; a rule that prefers the "
+            f"{'longer' if report['longer_wins'] > 0.5 else 'shorter'} reply: {report['length_accuracy']:.1%} "
+            f"(p = {report['length_p']:.2g})"
+        )
+        return report
+
+
+def reply_lengths(trees: Sequence[Tree]) -> NDArray[np.float64]:
+    """(pairs, 2) tokens of the chosen and the rejected reply."""
+    import numpy as np
+
+    return np.array([[len(reply.ids) for reply in tree.replies] for tree in trees], float)

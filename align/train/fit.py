@@ -94,9 +94,8 @@ def _validate(
     """Metrics on the held-out rows, as `validation_...`; notes the best ones in `state` and its weights on disk."""
     measured = learner.evaluate(objective, held_out)
     if validation.metric not in measured:
-        raise CheckError(
-            f"validation.metric: this stage has no metric {validation.metric!r}." + suggestion(validation.metric, measured)
-        )
+        hint = suggestion(validation.metric, measured)
+        raise CheckError(f"validation.metric: this stage has no metric {validation.metric!r}.{hint}")
     metrics = {f"validation_{name}": value for name, value in measured.items()}
     sign = -1 if validation.metric == "loss" else 1
     name = f"validation_{validation.metric}"

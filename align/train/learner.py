@@ -159,8 +159,8 @@ class Learner:
         bad = [t.id for rows, loss in zip(parts, losses, strict=True) if not loss.total.isfinite() for t in rows]
         rows = ", ".join(bad[:16]) or "none alone: the gradient overflowed"
         return (
-            f"step {self.step + 1}: loss {metrics['loss']}, gradient norm {metrics['grad_norm']}. The weights are those "
-            f"of the step before. Rows of the micro-batches that are not finite: {rows}"
+            f"step {self.step + 1}: loss {metrics['loss']}, gradient norm {metrics['grad_norm']}. The weights are as "
+            f"after the step before. Rows of the micro-batches that are not finite: {rows}"
         )
 
     def _check_moved(self, rate: float) -> None:
@@ -175,8 +175,8 @@ class Learner:
         fatal = [name for name in still if ".experts." not in name]
         if fatal:
             raise TrainingError(
-                f"after {MOVED_BY} updates at learning rate {rate:.1e}, {len(fatal)} of {len(self.trainable)} trainable "
-                f"tensors have not moved: {', '.join(fatal[:5])}. Their gradients are cut off, or the updates are "
+                f"after {MOVED_BY} updates at learning rate {rate:.1e}, {len(fatal)} of {len(self.trainable)} tensors "
+                f"have not moved: {', '.join(fatal[:5])}. Their gradients are cut off, or the updates are "
                 f"smaller than the rounding of {next(iter(self.trainable.values())).dtype}"
             )
 

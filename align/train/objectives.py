@@ -6,7 +6,6 @@ up. It divides nothing: the learner divides once by the count of the whole optim
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 

@@ -10,54 +10,25 @@ that is about to train says now, or log-ratios would not be 0 at step 0.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
-from align.data.tree import Layout, Tree, collate
+from align.data.tree import Layout, Tree
 from align.errors import TrainingError
-from align.losses.reduce import lengths, per_reply
+from align.losses.reduce import per_reply
 from align.models.logprobs import LanguageModel
 from align.models.policy import Policy
 from align.stage import Context
-from align.train.batching import microbatches
+from align.train.measure import per_reply_of
 
 PROBES = 8
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 5e-3}
 """Largest mean difference of a reply's log-prob, in nats per token, that batching and kernels explain."""
-
-
-def summed_logps(
-    module: nn.Module,
-    trees: Sequence[Tree],
-    *,
-    layout: Layout,
-    pad: int,
-    max_tokens: int,
-    device: torch.device,
-    temperature: float = 1.0,
-    progress: Callable[[int], None] = lambda done: None,
-) -> list[np.ndarray]:
-    """For each tree the log-probs of its replies, summed over scored tokens, in nats: float64 arrays of (replies,)."""
-    order = {id(tree): i for i, tree in enumerate(trees)}
-    found: list[np.ndarray] = [np.empty(0)] * len(trees)
-    done = 0
-    module.eval()
-    with torch.no_grad():
-        for part in microbatches(trees, max_tokens, layout):
-            batch = collate(part, layout, pad).to(device)
-            sums = per_reply(module(batch, temperature).logp.double(), batch.owner, len(batch.last)).cpu().numpy()
-            splits = np.cumsum([len(tree.replies) for tree in part])[:-1]
-            for tree, values in zip(part, np.split(sums, splits), strict=True):
-                found[order[id(tree)]] = values
-            done += len(part)
-            progress(done)
-    return found
 
 
 def with_reference(
@@ -75,8 +46,9 @@ def with_reference(
     policy: the one that will train, before its first update. key: the content key of what it was loaded from. Raises
     TrainingError if eight trees do not come out as stored.
     """
+    module = LanguageModel(policy.model).eval()
     measure = partial(
-        summed_logps, LanguageModel(policy.model),
+        per_reply_of, lambda batch: per_reply(module(batch).logp.double(), batch.owner, len(batch.last)),
         layout=layout, pad=policy.contract.pad, max_tokens=ctx.machine.max_tokens, device=device,
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""From a training stage's fields to a trained model: what pretrain, sft, reward_model and dpo share around their loss."""
+"""From a stage's fields to a trained model: what pretrain, sft, reward_model and dpo share around their loss."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from torch import nn
@@ -27,6 +28,7 @@ from align.stage import Context, PolicyRef
 from align.train.fields import Training
 from align.train.fit import fit, step_count
 from align.train.learner import Learner, accelerator
+from align.train.measure import per_reply_of
 from align.train.objectives import Objective
 from align.train.reference import with_reference
 
@@ -98,7 +100,7 @@ class Session:
 
     @classmethod
     def of(cls, ctx: Context, stage: Training, loaded: Loaded, kind: type[Record]) -> Session:
-        """Reads the stage's rows and chooses the layout: trees where the model computes them rightly, else plain rows."""
+        """Reads the stage's rows and chooses the layout: trees where the model can be trusted with them."""
         trees, held_out = [
             trees_for(ctx, stage, loaded.chat, records) if records else []
             for records in records_for(ctx, stage, kind)
@@ -114,6 +116,18 @@ class Session:
         """The same session, with the policy's log-probs from before its first update among every tree's numbers."""
         add = partial(with_reference, self.ctx, policy, key, layout=self.layout, device=device_of(self.ctx.machine))
         return replace(self, trees=add(self.trees), held_out=add(self.held_out) if self.held_out else [])
+
+    def trees_of(self, records: Sequence[Record]) -> list[Tree]:
+        """Further records as trees, made like those that train."""
+        return trees_for(self.ctx, self.stage, self.loaded.chat, records)
+
+    def scores(self, trees: Sequence[Tree]) -> np.ndarray:
+        """(trees, replies) scores of a reward model."""
+        assert isinstance(self.loaded, Reward)
+        return np.stack(per_reply_of(
+            self.loaded.module.eval(), trees, layout=self.layout, pad=self.loaded.contract.pad,
+            max_tokens=self.ctx.machine.max_tokens, device=device_of(self.ctx.machine),
+        ))  # fmt: skip
 
     def save(self) -> None:
         """Writes the model into the artifact, on one rank."""
@@ -152,7 +166,7 @@ class Session:
 
 
 def without_dropout(module: nn.Module) -> None:
-    """Turns every dropout of a model off for good: the modules', and the rates that attention layers keep as numbers."""
+    """Turns every dropout of a model off for good, also the rates that attention layers keep as numbers."""
     for part in module.modules():
         if isinstance(part, nn.Dropout):
             part.p = 0.0

@@ -119,15 +119,16 @@ def test_steps_and_rows():
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("objective", [next_token, direct_preference("sigmoid", 0.3)])
 def test_stopping_and_going_on_changes_no_bit(tmp_path, objective, tied):
-    """Trap 16: 3 steps, then 3 more in a new process's place, are 6 steps: weights, moments, schedule, order, dropout."""
+    """Trap 16: 3 steps, then 3 more in a new process's place, are 6: weights, moments, schedule, order."""
     rows, straight = trees(30), model(tied=tied)
     expected = fit(context(tmp_path), learner(straight, 6), objective, rows, checkpoint=Checkpoint())
 
     stops = iter([0, 0, 1])
     other = tmp_path / "other"
     other.mkdir()
+    stopped = context(other, stopping=lambda: next(stops))
     with pytest.raises(Interrupted):
-        fit(context(other, stopping=lambda: next(stops)), learner(model(tied=tied), 6), objective, rows, checkpoint=Checkpoint())
+        fit(stopped, learner(model(tied=tied), 6), objective, rows, checkpoint=Checkpoint())
     resumed = model(seed=99, tied=tied)  # whatever it starts from is overwritten
     went_on = learner(resumed, 6)
     assert fit(context(other), went_on, objective, rows, checkpoint=Checkpoint()) == expected
@@ -152,7 +153,8 @@ def test_a_half_written_checkpoint_does_not_count(tmp_path):
 
 def test_checkpoints_are_retained_as_told(tmp_path):
     fit(context(tmp_path), learner(model()), next_token, trees(30), checkpoint=Checkpoint(every=1, keep=2))
-    assert [p.name for p in checkpoints.complete(tmp_path / "work" / "checkpoints")] == ["step-00000006", "step-00000007"]
+    kept = checkpoints.complete(tmp_path / "work" / "checkpoints")
+    assert [path.name for path in kept] == ["step-00000006", "step-00000007"]
 
 
 def test_training_that_changes_nothing_is_refused():

@@ -16,7 +16,8 @@ def run(ranks: int, out: Path) -> dict:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    shared = os.environ | {"PYTHONPATH": f"{HERE}:{HERE.parents[1]}", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    paths = f"{HERE}:{HERE.parents[1]}"
+    shared = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     if ranks > 1:
         shared |= {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     started = [
