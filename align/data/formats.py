@@ -10,19 +10,42 @@ documentation, its test, and what `--smoke` feeds. A plugin adds one:
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from align.data.cells import (
+    SPEAKERS,
+    Columns,
+    assistant,
+    conversation,
+    demonstration,
+    number,
+    preference,
+    prompt,
+    rest,
+    system,
+    text,
+    text_id,
+    turns,
+    user,
+)
 from align.errors import DataError, suggestion
 from align.records import (
-    RECORDS, Demonstration, Message, Messages, Preference, Prompt, Rated, Record, Text, from_row, messages, prompt_id,
-)  # fmt: skip
+    RECORDS,
+    Demonstration,
+    Message,
+    Messages,
+    Preference,
+    Prompt,
+    Rated,
+    Record,
+    Text,
+    from_row,
+    prompt_id,
+)
 
-Columns = Mapping[str, Any]
 Options = Mapping[str, Any]
 Reader = Callable[[Columns, Options], Iterable[Record]]
 
@@ -75,114 +98,11 @@ def read(row: Columns, form: Format, options: Options) -> list[Record]:
     """The records of one row. Raises DataError saying which column is wrong."""
     missing = [name for name in form.needs if name not in row]
     if missing:
-        here = [name for name in row if name not in form.needs]
-        hint = f" Map it: columns: {{{missing[0]}: {here[0]}}}" if here else ""
-        raise DataError(f"not a {form.makes.__name__}: {missing[0]!r} is missing (columns here: {', '.join(row)}).{hint}")
+        other = [name for name in row if name not in form.needs]
+        hint = f" Map it: columns: {{{missing[0]}: {other[0]}}}" if other else ""
+        here = f"columns here: {', '.join(row)}"
+        raise DataError(f"not a {form.makes.__name__}: {missing[0]!r} is missing ({here}).{hint}")
     return list(form.read(row, options))
-
-
-# Parts that formats share.
-
-
-def user(content: Any) -> Message:
-    return Message("user", text(content))
-
-
-def assistant(content: Any) -> Message:
-    return Message("assistant", text(content))
-
-
-def text(content: Any) -> str:
-    """Text of a cell: a string, or a list of text blocks as multimodal formats write them."""
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list) and all(isinstance(block, Mapping) for block in content):
-        other = [block.get("type") for block in content if block.get("type") != "text"]
-        if other:
-            raise DataError(f"a message has a block of type {other[0]!r}; only text can be used")
-        return "".join(text(block.get("text", block.get("value"))) for block in content)
-    raise DataError(f"expected text, found {content!r:.60}")
-
-
-def turns(value: Any) -> Messages:
-    """Messages from a list of turns, each with `role` and `content`, or with `from` and `value` as ShareGPT has them."""
-    if not isinstance(value, list):
-        raise DataError(f"expected a list of messages, found {value!r:.60}")
-    made = []
-    for turn in value:
-        if isinstance(turn, Mapping) and "from" in turn:
-            turn = {"role": SPEAKERS.get(turn["from"], turn["from"]), "content": turn.get("value")}
-        if not isinstance(turn, Mapping) or "role" not in turn or "content" not in turn:
-            raise DataError(f"a message needs 'role' and 'content', found {turn!r:.60}")
-        made.append({"role": turn["role"], "content": text(turn["content"])})
-    return messages(made)
-
-
-SPEAKERS = {
-    "human": "user", "user": "user", "prompter": "user", "system": "system", "gpt": "assistant", "chatgpt": "assistant",
-    "bard": "assistant", "bing": "assistant", "model": "assistant", "assistant": "assistant", "tool": "tool",
-    "observation": "tool", "function_response": "tool",
-}  # fmt: skip
-
-
-def conversation(value: Any, role: str) -> Messages:
-    """Messages of a cell that holds text (one message of that role), one turn, or a list of turns."""
-    if isinstance(value, str):
-        return (Message(role, value),)
-    return turns([value] if isinstance(value, Mapping) else value)
-
-
-def system(row: Columns) -> Messages:
-    """The message of an optional `system` column."""
-    return (Message("system", text(row["system"])),) if row.get("system") else ()
-
-
-def rest(row: Columns, *used: str) -> dict[str, Any]:
-    """The columns that a format does not read: they travel in `extra`."""
-    return {k: v for k, v in row.items() if k not in used}
-
-
-def text_id(content: str) -> str:
-    """The id of a raw text: sixteen hex digits of its content."""
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
-
-
-def demonstration(turns: Iterable[Message], extra: dict[str, Any], supervised: tuple[int, ...] | None = None) -> Record:
-    """A Demonstration whose last message must be a reply that is not empty; a Prompt where no reply follows."""
-    turns = tuple(turns)
-    last = max((i for i, m in enumerate(turns) if m.role == "assistant"), default=None)
-    if last is None:
-        return prompt(turns, extra)
-    if not all(turns[i].content.strip() for i in supervised or [i for i, m in enumerate(turns) if m.role == "assistant"]):
-        raise DataError("not a Demonstration: an assistant turn is empty")
-    return Demonstration(prompt_id(turns[:last]), turns, supervised, extra)
-
-
-def prompt(turns: Messages, extra: dict[str, Any]) -> Prompt:
-    """A Prompt, which must say something and must not end with the assistant."""
-    if not turns or turns[-1].role == "assistant" or not turns[-1].content.strip():
-        raise DataError("not a Prompt: it must end with a message that is not empty and not the assistant's")
-    return Prompt(prompt_id(turns), turns, extra)
-
-
-def preference(prompt: Messages, chosen: Messages, rejected: Messages, extra: dict[str, Any], **values: Any) -> Preference:
-    """A Preference of two replies that differ and are not empty."""
-    for name, reply in (("chosen", chosen), ("rejected", rejected)):
-        if not reply or not reply[-1].content.strip():
-            raise DataError(f"not a Preference: {name!r} is empty")
-        if reply[-1].role != "assistant":
-            raise DataError(f"not a Preference: {name!r} ends with a message of the {reply[-1].role}")
-    if chosen == rejected:
-        raise DataError("not a Preference: 'chosen' and 'rejected' are the same")
-    return Preference(prompt_id(prompt), prompt, chosen, rejected, extra=extra, **values)
-
-
-def number(value: Any, name: str) -> float:
-    """A cell as a number; bools and texts of numbers (csv) too."""
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise DataError(f"{name!r} is not a number: {value!r:.40}") from None
 
 
 # The formats, specific before general.
@@ -191,7 +111,7 @@ TURN = re.compile(r"\n\n(Human|Assistant):[ \t]*")
 
 
 @row_format("records", needs=("kind",), makes=Record, fits=lambda row: row["kind"] in RECORDS,
-            example={"kind": "prompt", "id": "1", "prompt": [{"role": "user", "content": "Why is the sky blue?"}]})  # fmt: skip
+            example={"kind": "prompt", "id": "1", "prompt": [{"role": "user", "content": "Why?"}]})  # fmt: skip
 def records(row: Columns, options: Options) -> Iterator[Record]:
     """What align itself writes."""
     yield from_row(row)
@@ -213,8 +133,7 @@ def transcript(value: Any) -> Messages:
 def hh(row: Columns, options: Options) -> Iterator[Record]:
     """Two transcripts with `\\n\\nHuman:` and `\\n\\nAssistant:`, split at the last common turn of the assistant."""
     better, worse = text(row["chosen"]), text(row["rejected"])
-    common = os.path.commonprefix([better, worse])
-    split = common.rfind("\n\nAssistant:")
+    split = better[: _common(better, worse)].rfind("\n\nAssistant:")
     if split < 0:
         raise DataError("not a Preference: the transcripts share no turn before an assistant's")
     replies = [piece[split + len("\n\nAssistant:") :] for piece in (better, worse)]
@@ -234,43 +153,42 @@ def hh_transcript(row: Columns, options: Options) -> Iterator[Record]:
 
 
 @row_format("preference", needs=("chosen", "rejected"), makes=Preference,
-            example={"prompt": "Why is the sky blue?", "chosen": "Air scatters blue light most.", "rejected": "It isn't."})
+            example={"prompt": "Why is the sky blue?", "chosen": "Air scatters blue.", "rejected": "It isn't."})
 def pairs(row: Columns, options: Options) -> Iterator[Record]:
     """Two replies as text or messages; the prompt as text or messages (`prompt`, or ShareGPT's `conversations`), or
     implied: the turns with which both begin. `margin`, or the difference of `score_chosen` and `score_rejected`, is
     the margin; `label` and `weight` are read too."""
     chosen, rejected = (conversation(row[name], "assistant") for name in ("chosen", "rejected"))
-    given = row.get("prompt", row.get("conversations"))
-    if chosen and chosen[0].role != "assistant":  # whole conversations: a prompt column only repeats what they begin with
-        context = _common_turns(chosen, rejected)
-        chosen, rejected = chosen[len(context) :], rejected[len(context) :]
-    else:
-        context = () if given in (None, "", []) else conversation(given, "user")
-    context = context if context and context[0].role == "system" else system(row) + context
-    values: dict[str, float] = {k: number(row[k], k) for k in ("label", "weight") if k in row}
-    if "margin" in row:
-        values["margin"] = number(row["margin"], "margin")
-    elif "score_chosen" in row and "score_rejected" in row:
-        values["margin"] = number(row["score_chosen"], "score_chosen") - number(row["score_rejected"], "score_rejected")
-    used = ("prompt", "conversations", "system", "chosen", "rejected", "margin", "label", "weight", "score_chosen",
-            "score_rejected")  # fmt: skip
-    yield preference(context, chosen, rejected, rest(row, *used), **values)
+    context: Messages = ()
+    if chosen and chosen[0].role != "assistant":  # whole conversations, whose beginning a prompt column only repeats
+        shared = _common(chosen, rejected)
+        while shared and chosen[shared - 1].role == "assistant":
+            shared -= 1
+        context, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
+    elif given := row.get("prompt", row.get("conversations")):
+        context = conversation(given, "user")
+    if not context or context[0].role != "system":
+        context = system(row) + context
+    numbers = {name: number(row[name], name) for name in PAIR_NUMBERS if name in row}
+    if {"score_chosen", "score_rejected"} <= numbers.keys():
+        numbers.setdefault("margin", numbers["score_chosen"] - numbers["score_rejected"])
+    extra = rest(row, "prompt", "conversations", "system", "chosen", "rejected", *PAIR_NUMBERS)
+    values = {name: numbers[name] for name in ("margin", "label", "weight") if name in numbers}
+    yield preference(context, chosen, rejected, extra, **values)
 
 
-def _common_turns(a: Messages, b: Messages) -> Messages:
-    """The turns with which both begin, up to the last that is not the assistant's."""
-    same = 0
-    while same < min(len(a), len(b)) and a[same] == b[same]:
-        same += 1
-    while same and a[same - 1].role == "assistant":
-        same -= 1
-    return a[:same]
+PAIR_NUMBERS = ("margin", "label", "weight", "score_chosen", "score_rejected")
+
+
+def _common(a: Sequence[Any], b: Sequence[Any]) -> int:
+    """How many items two sequences have in common at their beginning."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 @row_format("ratings", needs=("instruction", "completions"), makes=Preference,
             fits=lambda row: isinstance(row["completions"], list),
-            example={"instruction": "Name a colour.", "completions": [{"response": "Red.", "overall_score": 8.0},
-                                                                       {"response": "Dog.", "overall_score": 2.0}]})  # fmt: skip
+            example={"instruction": "Name a colour.", "completions": [
+                {"response": "Red.", "overall_score": 8.0}, {"response": "Dog.", "overall_score": 2.0}]})  # fmt: skip
 def ratings(row: Columns, options: Options) -> Iterator[Record]:
     """UltraFeedback: several rated replies to an instruction. The best and the worst make a pair, their distance is
     the margin. `options: {score: ...}` names another score than `overall_score`."""
@@ -295,7 +213,7 @@ def ranked(row: Columns, options: Options) -> Iterator[Record]:
     extra = rest(row, "prompt")
 
     def walk(node: Mapping[str, Any], before: Messages) -> Iterator[Record]:
-        context = (*before, Message(SPEAKERS.get(node["role"], node["role"]), text(node["text"])))
+        context = (*before, Message(SPEAKERS.get(str(node["role"]), ""), text(node["text"])))
         replies = [r for r in node.get("replies") or () if r.get("rank") is not None and r["role"] == "assistant"]
         if len(replies) > 1:
             best, worst = min(replies, key=lambda r: r["rank"]), max(replies, key=lambda r: r["rank"])
@@ -331,7 +249,8 @@ def sharegpt(row: Columns, options: Options) -> Iterator[Record]:
 
 
 def _labelled(row: Columns) -> bool:
-    return isinstance(row["label"], (bool, int, float)) and ("messages" in row or {"prompt", "completion"} <= row.keys())
+    replied = "messages" in row or {"prompt", "completion"} <= row.keys()
+    return replied and isinstance(row["label"], (bool, int, float))
 
 
 @row_format("unpaired", needs=("label",), makes=Rated, fits=_labelled,

@@ -65,7 +65,8 @@ def loaded(spec: Data, seed: int, base: Path, quarantine: Path | None = None) ->
     if not made.records:
         left_out = ", ".join(f"{count} {why}" for why, count in made.dropped.items())
         first = f"; the first bad row is {made.bad[0]['where']}: {made.bad[0]['error']}" if made.bad else ""
-        raise DataError(f"{spec.path}: no record is left of {made.rows} rows ({left_out or 'part, skip or limit'}){first}")
+        why = left_out or "part, skip or limit"
+        raise DataError(f"{spec.path}: no record is left of {made.rows} rows ({why}){first}")
     return made
 
 

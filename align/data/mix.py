@@ -32,12 +32,13 @@ def read(ctx: Context, field: RecordsRef | Sequence[RecordsRef | Part], as_: typ
 def mixture(sources: Sequence[list[R]], parts: Sequence[Part], seed: int) -> list[R]:
     """Records of several sources in one shuffled list; how many of each, the parts say.
 
-    >>> rows = mixture([["a"] * 6, ["b"] * 9], [Part(**{"from": "$a", "weight": 2}), Part(**{"from": "$b", "weight": 1})], 0)
-    >>> sorted(rows)
+    >>> parts = [Part.model_validate({"from": f"${name}", "weight": weight}) for name, weight in (("a", 2), ("b", 1))]
+    >>> sorted(mixture([["a"] * 6, ["b"] * 9], parts, seed=0))
     ['a', 'a', 'a', 'a', 'a', 'a', 'b', 'b', 'b']
     """
     chance = random.Random(seed)
-    mixed = [row for rows, count in zip(sources, _counts(sources, parts), strict=True) for row in _drawn(rows, count, chance)]
+    counts = zip(sources, _counts(sources, parts), strict=True)
+    mixed = [row for rows, count in counts for row in _drawn(rows, count, chance)]
     chance.shuffle(mixed)
     return mixed
 

@@ -13,7 +13,7 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -267,23 +267,27 @@ def _saved_by_datasets(folder: Path) -> bool:
 
 def _hub(spec: Data) -> Iterator[Row]:
     datasets = _datasets()
-    options = {"name": spec.config, "data_dir": spec.data_dir, "revision": spec.revision}
+    where = {"data_dir": spec.data_dir, "revision": spec.revision}
     try:
-        splits = datasets.get_dataset_split_names(spec.path, spec.config, data_dir=spec.data_dir, revision=spec.revision)
-        split = spec.split or (splits[0] if len(splits) == 1 else None)
-        if split is None:
-            raise DataError(f"{spec.path}: say which split: {', '.join(splits)}")
-        table = datasets.load_dataset(spec.path, split=split, **options)
+        split = spec.split or _only_split(datasets.get_dataset_split_names(spec.path, spec.config, **where), spec)
+        table = datasets.load_dataset(spec.path, spec.config, split=split, **where)
     except (OSError, ValueError) as error:
-        raise DataError(f"{spec.path}: neither a local path nor a dataset of the hub that can be read: {error}") from None
+        raise DataError(f"{spec.path}: not a local path, and the hub gives no such dataset: {error}") from None
     yield from _table(table, spec)
+
+
+def _only_split(splits: Sequence[str], spec: Data) -> str:
+    if len(splits) != 1:
+        raise DataError(f"{spec.path}: say which split: {', '.join(splits)}")
+    return splits[0]
 
 
 def _table(table: Any, spec: Data) -> Iterator[Row]:
     if hasattr(table, "keys"):  # a DatasetDict
-        if spec.split not in table:
-            raise DataError(f"{spec.path}: say which split: {', '.join(table)}")
-        table = table[spec.split]
+        split = spec.split or _only_split(list(table), spec)
+        if split not in table:
+            raise DataError(f"{spec.path}: there is no split {split!r}.{suggestion(split, table)}")
+        table = table[split]
     for number, row in enumerate(table, 1):
         yield _row(f"{spec.path}:{number}", row)
 
