@@ -24,7 +24,7 @@ test-slow: $(INSTALLED)  ## Run the long tests
 
 lint: $(INSTALLED)  ## Lint and check types
 	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(INSTALLED)  ## Format the code and fix what can be fixed
 	$(BIN)/ruff check --fix .

@@ -54,17 +54,17 @@ class Data(Config):
     """Text encoding of local files."""
     part: tuple[float, float] = (0.0, 1.0)
     """The share of the rows to take, by a seeded hash of their prompt: `[0.0, 0.9]` and `[0.9, 1.0]` never overlap."""
-    skip: int = Field(0, ge=0)
+    skip: int = Field(default=0, ge=0)
     """Leave out this many rows first, in file order."""
-    limit: int | None = Field(None, gt=0)
+    limit: int | None = Field(default=None, gt=0)
     """Take at most this many rows, after `skip`, filters and `part`."""
     shuffle: bool = False
     """Shuffle with the recipe's seed before `skip` and `limit`."""
-    prompt_words: int | None = Field(None, gt=0)
+    prompt_words: int | None = Field(default=None, gt=0)
     """Plain text only: the first so many words become the prompt and the rest the reply."""
-    min_words: int = Field(0, ge=0)
+    min_words: int = Field(default=0, ge=0)
     """Drop rows whose shortest reply (or text) has fewer words."""
-    max_words: int | None = Field(None, gt=0)
+    max_words: int | None = Field(default=None, gt=0)
     """Drop rows whose longest reply (or text) has more words."""
     deduplicate: bool = False
     """Keep one of identical rows."""
@@ -77,11 +77,11 @@ class Data(Config):
 class Lora(Config):
     """Low-rank adapters (arXiv:2106.09685) by PEFT."""
 
-    r: int = Field(16, gt=0)
+    r: int = Field(default=16, gt=0)
     """Rank."""
-    alpha: float | None = Field(None, gt=0)
+    alpha: float | None = Field(default=None, gt=0)
     """Scale numerator; none means 2 r."""
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout on the adapter's input; only sft and pretrain allow it above 0."""
     targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"
     """Module names that get adapters."""
@@ -92,36 +92,36 @@ class Lora(Config):
 class Optim(Config):
     """AdamW with a schedule. One step is exactly `batch_size` examples, however they are cut to fit memory."""
 
-    lr: float | None = Field(None, gt=0)
+    lr: float | None = Field(default=None, gt=0)
     """Peak learning rate; none means the stage's usual one (`align stages NAME` shows it), ten times that with LoRA."""
-    batch_size: int = Field(16, gt=0)
+    batch_size: int = Field(default=16, gt=0)
     """Examples of one optimizer step, over all processes."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """Decay after warm-up; linear and cosine end at `final_lr` times the peak."""
-    warmup: float = Field(0.03, ge=0, le=1)
+    warmup: float = Field(default=0.03, ge=0, le=1)
     """Share of the steps over which the learning rate rises from 0."""
-    final_lr: float = Field(0.0, ge=0, le=1)
+    final_lr: float = Field(default=0.0, ge=0, le=1)
     """Learning rate at the end, as a share of the peak."""
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled weight decay, on matrices only."""
     betas: tuple[float, float] = (0.9, 0.95)
     """Adam's decay rates."""
-    eps: float = Field(1e-8, gt=0)
+    eps: float = Field(default=1e-8, gt=0)
     """Adam's epsilon."""
-    max_grad_norm: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients of a step are scaled down to at most this norm."""
 
 
 class Sampling(Config):
     """How replies are drawn."""
 
-    temperature: float = Field(1.0, ge=0)
+    temperature: float = Field(default=1.0, ge=0)
     """0 is greedy."""
-    top_p: float = Field(1.0, gt=0, le=1)
+    top_p: float = Field(default=1.0, gt=0, le=1)
     """Nucleus mass; 1 keeps everything."""
-    top_k: int = Field(0, ge=0)
+    top_k: int = Field(default=0, ge=0)
     """Keep the k likeliest tokens; 0 keeps everything."""
-    max_new_tokens: int = Field(256, gt=0)
+    max_new_tokens: int = Field(default=256, gt=0)
     """A reply that has not stopped by then ends with finish reason `length`."""
-    n: int = Field(1, gt=0)
+    n: int = Field(default=1, gt=0)
     """Replies a prompt."""

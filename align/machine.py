@@ -18,17 +18,17 @@ class Machine(BaseModel):
 
     store: Path = Path("runs")
     """Folder of artifacts, caches and links, relative to where align is started."""
-    processes: int = Field(1, ge=1)
+    processes: int = Field(default=1, ge=1)
     """Ranks of a training stage, launched by accelerate."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where models run."""
-    max_tokens: int = Field(8192, ge=16)
+    max_tokens: int = Field(default=8192, ge=16)
     """Tokens of one micro-batch, padding included: the one memory knob."""
     checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more time."""
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(default=None, ge=1)
     """CPU threads of each process; none means what torch chooses, at most the cores / processes."""
-    sample_batch: int = Field(64, ge=1)
+    sample_batch: int = Field(default=64, ge=1)
     """Replies that are generated side by side."""
     track: tuple[str, ...] = ()
     """Trackers through accelerate: tensorboard, wandb, mlflow, trackio. None by default; nothing leaves the machine."""

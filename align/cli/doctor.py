@@ -33,6 +33,7 @@ OPTIONAL = {
 }
 """Packages that one feature needs."""
 MEASURE_SECONDS = 0.3
+MARKS = {"fine": ("✓", "green"), "absent": ("-", "dim"), "wrong": ("✗", "red")}
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,10 @@ def doctor(store: StoreFolder = None) -> None:
     Example: align doctor
     """
     found = [*_versions(), *_optional(), *_devices(), _disk(store_at(store).root)]
-    styles = {"fine": ("✓", "green"), "absent": ("-", "dim"), "wrong": ("✗", "red")}
     table = Table.grid(padding=(0, 2, 0, 0))
     for finding in found:
-        mark, style = styles[finding.state]
-        table.add_row(
-            Text(mark, style=style), finding.what, Text(finding.value, style=style if style != "green" else "")
-        )
+        mark, style = MARKS[finding.state]
+        table.add_row(Text(mark, style=style), finding.what, finding.value)
     Console().print(table)
     if any(finding.state == "wrong" for finding in found):
         raise typer.Exit(1)

@@ -62,8 +62,9 @@ def test_the_table_fits_80_columns():
 def test_the_table_uses_120_columns():
     lines = table(120)
     assert lines[2] == "✓  sft     sft           52s  loss 0.5  accuracy 0.75"
-    running = "⠋  reward  reward_model  60/400  ━━━━━━━━━━━━━━━━━━━━━━━━  11m 20s left  loss 0.612  accuracy 0.681  5.1k tok/s"
-    assert lines[3].replace("╸", "━").replace("╺", "━") == running
+    steps, rest = lines[3].replace("╸", "━").replace("╺", "━").split("━" * 24)
+    assert steps == "⠋  reward  reward_model  60/400  "
+    assert rest == "  11m 20s left  loss 0.612  accuracy 0.681  5.1k tok/s"
 
 
 def test_the_table_says_that_nothing_runs_before_the_checks_are_through():
