@@ -18,7 +18,7 @@ from itertools import combinations
 from math import exp
 from typing import Any
 
-from align.evals.statistics import Difference, Measure, difference, interval, verdict
+from align.evals.statistics import Difference, Measure, difference, interval, shown, verdict
 from align.rewards.base import Better
 from align.stage import seed_of
 
@@ -87,7 +87,9 @@ def markdown(found: Mapping[str, Any]) -> str:
 
 
 def _interval(value: Mapping[str, Any] | None, name: str = "value", sign: str = "") -> str:
-    return "" if value is None else f"{value[name]:{sign}.3g} [{value['low']:.3g}, {value['high']:.3g}]"
+    if value is None:
+        return ""
+    return f"{shown(value[name], sign)} [{shown(value['low'])}, {shown(value['high'])}]"
 
 
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:

@@ -123,16 +123,18 @@ class Subject:
         return Answers(samples, [np.array(c.ids, np.int32) for c in made])
 
     def _logps(self, trees: list[Tree], temperature: float, what: str) -> np.ndarray:
+        from align.losses.reduce import per_reply
         from align.models.logprobs import LanguageModel
-        from align.train.reference import summed_logps
+        from align.train.measure import per_reply_of
 
         tell, policy = self._progress(what), self.policy
-        sums = summed_logps(
-            LanguageModel(policy.model), trees, layout="plain", pad=policy.contract.pad, temperature=temperature,
-            max_tokens=self.ctx.machine.max_tokens, device=policy.model.device,
+        module = LanguageModel(policy.model).eval()
+        sums = per_reply_of(
+            lambda batch: per_reply(module(batch, temperature).logp.double(), batch.owner, len(batch.last)), trees,
+            layout="plain", pad=policy.contract.pad, max_tokens=self.ctx.machine.max_tokens, device=policy.model.device,
             progress=lambda done: tell(done, len(trees)),
         )  # fmt: skip
-        return np.array([float(s[0]) for s in sums])
+        return np.concatenate(sums)
 
     def _progress(self, what: str) -> Progress:
         """Tells people how far it is, and stops where a signal asked to."""

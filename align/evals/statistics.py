@@ -109,11 +109,16 @@ def verdict(metric: str, better: Better, policy: str, baseline: str, found: Diff
     if not found.sure:
         few = f"; fewer than {ENOUGH} prompts tell nothing" if found.n < ENOUGH else ""
         return f"{metric}: {policy} and {baseline} are not distinguishable at n = {found.n}{few}"
-    interval = f"{found.difference:+.3g} [{found.low:.3g}, {found.high:.3g}], n = {found.n}"
+    interval = f"{shown(found.difference, '+')} [{shown(found.low)}, {shown(found.high)}], n = {found.n}"
     if better is None:
         return f"{metric}: {policy} is {'higher' if found.difference > 0 else 'lower'} than {baseline}: {interval}"
     wins = (found.difference > 0) == (better == "higher")
     return f"{metric}: {policy} {'beats' if wins else 'loses to'} {baseline}: {interval}"
+
+
+def shown(number: float, sign: str = "") -> str:
+    """A number with three digits, or all those before the point."""
+    return f"{number:{sign}.0f}" if abs(number) >= 999.5 else f"{number:{sign}.3g}"
 
 
 def _bootstrap(arrays: tuple[np.ndarray, ...], seed: int) -> tuple[float, float, float, np.ndarray]:

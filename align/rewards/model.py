@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
-import torch
 
 from align.config import Data, Model
-from align.data.tree import Reply, Tree, collate
+from align.data.tree import Reply, Tree
 from align.errors import DataError
 from align.models.heads import Reward as RewardModel
 from align.models.heads import load_reward
 from align.records import Message, Prompt
 from align.rewards.base import Better
 from align.stage import Context
-from align.train.batching import microbatches
+from align.train.measure import per_reply_of
 
 if TYPE_CHECKING:
     from align.store import Artifact
@@ -40,18 +39,15 @@ class TrainedReward:
         model = load_reward(source, base=ctx.base, store=ctx.store, device=ctx.machine.device)
         return cls(model, name, ctx.machine.max_tokens)
 
-    @torch.no_grad()
     def __call__(self, prompts: Sequence[Prompt], replies: Sequence[str]) -> list[float]:
-        trees = [self._tree(i, p, r) for i, (p, r) in enumerate(zip(prompts, replies, strict=True))]
-        found = [0.0] * len(trees)
-        self.model.model.eval()
-        for part in microbatches(trees, self.max_tokens, "plain"):
-            batch = collate(part, "plain", self.model.contract.pad).to(self.model.model.device)
-            for tree, score in zip(part, self.model.module(batch).tolist(), strict=True):
-                found[int(tree.id)] = score
-        return found
+        module = self.model.module.eval()
+        scores = per_reply_of(
+            module, [self._tree(p, r) for p, r in zip(prompts, replies, strict=True)], layout="plain",
+            pad=self.model.contract.pad, max_tokens=self.max_tokens, device=self.model.model.device,
+        )  # fmt: skip
+        return [float(score) for row in scores for score in row]
 
-    def _tree(self, index: int, prompt: Prompt, reply: str) -> Tree:
+    def _tree(self, prompt: Prompt, reply: str) -> Tree:
         chat = self.model.chat
         before = chat.prompt(prompt.prompt)
         said = (Message("assistant", reply),)
@@ -62,4 +58,4 @@ class TrainedReward:
                 f"reward {self.name!r} reads at most {context} tokens, and prompt {prompt.id} with its reply has "
                 f"{len(before) + len(ids)}; sample fewer tokens or leave out long prompts"
             )
-        return Tree(str(index), np.array(before, np.int32), (Reply(np.array(ids, np.int32)),))
+        return Tree(prompt.id, np.array(before, np.int32), (Reply(np.array(ids, np.int32)),))

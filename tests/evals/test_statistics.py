@@ -106,6 +106,7 @@ def test_prompts_where_nothing_was_counted_weigh_nothing():
         (Difference(0.21, 0.14, 0.28, 0.0002, 9, 1, 0, 300), "lower", "dpo loses to sft: +0.21 [0.14, 0.28], n = 300"),
         (Difference(-0.2, -0.3, -0.1, 0.01, 0, 0, 9, 50), "lower", "dpo beats sft: -0.2 [-0.3, -0.1], n = 50"),
         (Difference(-0.2, -0.3, -0.1, 0.01, 0, 0, 9, 50), None, "dpo is lower than sft: -0.2 [-0.3, -0.1], n = 50"),
+        (Difference(2000.4, 999.6, 3e3, 0.01, 9, 0, 0, 20), None, "dpo is higher than sft: +2000 [1000, 3000], n = 20"),
         (Difference(0.1, -0.1, 0.3, 0.3, 9, 1, 5, 120), "higher", "dpo and sft are not distinguishable at n = 120"),
         (
             Difference(0.5, 0.4, 0.6, 0.01, 4, 0, 0, 4), "higher",

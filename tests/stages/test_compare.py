@@ -1,0 +1,141 @@
+"""Stage `compare`: the same prompts, template and decoding for all; values that follow from the replies it kept."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from align.config import Sampling
+from align.data import read_file
+from align.errors import CheckError
+from align.evals.evaluate import Subject, questions
+from align.models.contract import logps
+from align.models.policy import load_policy
+from align.stage import PolicyRef, RecordsRef, seed_of
+from align.stages.compare import Compare
+
+FIELDS = {"policies": ["$base", "$tuned"], "prompts": "$prompts", "sampling": {"max_new_tokens": 12, "n": 2}}
+
+ANSWERS_SEED = seed_of(0, "answers")
+
+
+@pytest.fixture
+def texts(rows):
+    return rows("texts", *({"text": f"the cat sat on the {word} and then so"} for word in ("mat", "log", "dog")))
+
+
+def run(ctx, **fields):
+    stage = Compare.model_validate(FIELDS | fields)
+    stage.check(ctx)
+    metrics = stage.run(ctx)
+    return json.loads((ctx.out / "comparison.json").read_text()), metrics
+
+
+def test_a_comparison_of_two_policies(artifacts, prompts, texts, context):
+    ctx = context(artifacts | {"prompts": prompts, "texts": texts})
+    found, metrics = run(ctx, rewards=["length", "repetition", "$judge"], text="$texts")
+    shared = {"length", "repetition", "judge", "nll", "perplexity"}
+    shared |= {"tokens", "words", "stop", "distinct-1", "distinct-2"}
+    assert found["policies"]["base"].keys() == shared
+    assert found["policies"]["tuned"].keys() == shared | {"kl"}
+    assert metrics["tuned/kl"] == found["policies"]["tuned"]["kl"]["value"]
+    directions = {name: found["better"][name] for name in ("length", "judge", "repetition", "nll")}
+    assert directions == {"length": None, "judge": "higher", "repetition": "lower", "nll": "lower"}
+    assert found["settings"]["prompts"] == 12 and found["settings"]["base"] == "base"
+    replies = list(read_file(ctx.out / "replies" / "tuned.jsonl"))
+    assert found["policies"]["tuned"]["tokens"]["value"] == pytest.approx(np.mean([s.tokens for s in replies]))
+    assert found["policies"]["tuned"]["judge"]["value"] == pytest.approx(np.mean([s.scores["judge"] for s in replies]))
+    assert (ctx.out / "comparison.md").read_text().startswith("# Comparison")
+    notes = [e["text"] for e in context.events if e["event"] == "note"]
+    assert notes == found["verdicts"] and len(notes) == 3  # repetition, judge, nll
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_kl_is_the_mean_log_ratio_of_the_policys_own_tokens(artifacts, prompts, context, temperature):
+    ctx = context(artifacts | {"prompts": prompts})
+    sampling = {"max_new_tokens": 12, "temperature": temperature}
+    found, _ = run(ctx, sampling=sampling)
+    tuned, base = (load_policy(artifacts[name]) for name in ("tuned", "base"))
+    subject = Subject(ctx, PolicyRef("tuned"))
+    answers = subject.answers(questions(ctx, RecordsRef("prompts")), Sampling.model_validate(sampling), ANSWERS_SEED)
+    assert [s.reply for s in answers.samples] == [s.reply for s in read_file(ctx.out / "replies" / "tuned.jsonl")]
+    total = 0.0
+    for sample, ids in zip(answers.samples, answers.ids, strict=True):
+        row = tuned.chat.prompt(sample.prompt) + ids.tolist()
+        for sign, policy in ((1, tuned), (-1, base)):
+            with torch.no_grad():
+                logits = policy.model(torch.tensor([row])).logits[0, -len(ids) - 1 : -1] / temperature
+            total += sign * logits.log_softmax(-1).gather(-1, torch.from_numpy(ids).long()[:, None]).sum().item()
+    expected = total / sum(map(len, answers.ids))
+    assert found["policies"]["tuned"]["kl"]["value"] == pytest.approx(expected, abs=1e-4)
+    assert expected > 0.05
+
+
+def test_the_kl_of_the_same_weights_is_nothing(artifacts, prompts, context):
+    twin = replace(artifacts["base"], key="key-of-twin")
+    found, _ = run(context({"base": artifacts["base"], "tuned": twin, "prompts": prompts}))
+    kl = found["policies"]["tuned"]["kl"]
+    assert max(abs(kl["value"]), abs(kl["low"]), abs(kl["high"])) < 1e-5
+    assert {p["tie"] for p in found["pairs"]} == {12}, "the same random streams, so the same replies"
+
+
+def test_kl_is_left_out_where_decoding_is_not_the_policys_distribution(artifacts, prompts, context):
+    for sampling in ({"temperature": 0}, {"top_k": 5}, {"top_p": 0.9}):
+        found, _ = run(context(artifacts | {"prompts": prompts}), sampling={"max_new_tokens": 4} | sampling)
+        assert "kl" not in found["policies"]["tuned"]
+        assert any(e.get("text", "").startswith("kl is not measured") for e in context.events)
+
+
+def test_nll_is_the_models_own(artifacts, prompts, texts, context):
+    ctx = context(artifacts | {"prompts": prompts, "texts": texts})
+    found, _ = run(ctx, text="$texts", text_tokens=8)
+    policy = load_policy(artifacts["base"])
+    values = []
+    for row in (ctx.base / "texts.jsonl").read_text().splitlines():
+        values += logps(policy.model, policy.chat.document(json.loads(row)["text"])[:8])
+    assert len(values) == 3 * 7
+    assert found["policies"]["base"]["nll"]["value"] == pytest.approx(-np.mean(values), abs=1e-4)
+    assert found["policies"]["base"]["perplexity"]["value"] == pytest.approx(np.exp(-np.mean(values)), rel=1e-3)
+
+
+def test_one_more_policy_samples_that_one_only(artifacts, prompts, context):
+    run(context(artifacts | {"prompts": prompts}), policies=["$base"])
+    run(context(artifacts | {"prompts": prompts}))
+    done = {e["what"] for e in context.events if e["event"] == "progress"}
+    assert done == {"sampling tuned", "log-probs of tuned under base"}
+
+
+def test_another_template_is_refused_unless_asked_for(artifacts, prompts, context, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("raw")
+    for file in artifacts["tuned"].path.rglob("*"):
+        (folder / file.relative_to(artifacts["tuned"].path)).parent.mkdir(exist_ok=True, parents=True)
+        if file.is_file():
+            (folder / file.relative_to(artifacts["tuned"].path)).write_bytes(file.read_bytes())
+    contract = json.loads((folder / "contract.json").read_text())
+    (folder / "contract.json").write_text(json.dumps(contract | {"template": "raw"}))
+    inputs = artifacts | {"prompts": prompts, "tuned": replace(artifacts["tuned"], path=folder, key="raw")}
+    with pytest.raises(CheckError, match="'tuned' was made with another chat template than 'base'"):
+        run(context(inputs))
+    found, _ = run(context(inputs), templates="own")
+    assert found["settings"]["templates"] == "own"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"policies": []}, "at least 1"),
+        ({"policies": ["$base", "$base"]}, r"\$base is there twice"),
+        ({"rewards": ["length", "length"]}, "two rewards are called 'length'"),
+        ({"rewards": [{"rule": "length", "name": "kl"}]}, "'kl' is the name of a metric"),
+    ],
+)
+def test_what_the_recipe_may_not_say(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Compare.model_validate(FIELDS | fields)
+
+
+def test_one_prompt_compares_nothing(artifacts, rows, context):
+    with pytest.raises(CheckError, match="at least 2 prompts"):
+        run(context(artifacts | {"prompts": rows("one", {"prompt": "the cat"})}))

@@ -1,0 +1,64 @@
+"""Stage `prefer`: best and worst of n."""
+
+import pytest
+
+from align.data import read_file
+from align.errors import CheckError
+from align.records import Message, Sample
+from align.stages.prefer import Prefer
+
+
+def sample(prompt, reply, index, finish="stop"):
+    turns = (Message("user", prompt),)
+    return Sample(prompt, turns, reply, "base", index=index, finish=finish).row()
+
+
+SAMPLES = [
+    sample("a", "one two", 0), sample("a", "one", 1), sample("a", "one two three four", 2),
+    sample("b", "same", 0), sample("b", "size", 1),
+    sample("c", "only one", 0),
+    sample("d", "one", 0), sample("d", "one two", 1), sample("d", "one two three", 2, "length"),
+]  # fmt: skip
+LONGER = {"card": "length", "better": "higher"}
+
+
+def run(context, rows, samples=SAMPLES, **fields):
+    ctx = context({"samples": rows("samples", *samples)})
+    stage = Prefer.model_validate({"data": "$samples", "reward": LONGER} | fields)
+    assert stage.check(ctx) == {"samples": len(samples)}
+    metrics = stage.run(ctx)
+    return list(read_file(ctx.out / "records.jsonl")), metrics
+
+
+def said(pair):
+    return pair.id, pair.chosen[0].content, pair.rejected[0].content, pair.margin
+
+
+def test_the_best_is_preferred_to_the_worst_and_what_is_left_out_is_counted(context, rows):
+    pairs, metrics = run(context, rows)
+    assert list(map(said, pairs)) == [("a", "one two three four", "one", 3.0), ("d", "one two", "one", 1.0)]
+    assert metrics == {
+        "pairs": 2, "margin": 2.0, "unfinished replies": 1, "prompts without a margin": 1, "prompts with one reply": 1,
+    }  # fmt: skip
+    (note,) = [e["text"] for e in context.events if e["event"] == "note"]
+    assert note.startswith("2 pairs; left out 1 unfinished replies")
+
+
+def test_unfinished_replies_can_be_kept_and_small_margins_left_out(context, rows):
+    pairs, _ = run(context, rows, unfinished="keep", min_margin=1.5)
+    assert list(map(said, pairs)) == [("a", "one two three four", "one", 3.0), ("d", "one two three", "one", 2.0)]
+
+
+def test_where_lower_is_better_the_order_turns(context, rows):
+    pairs, _ = run(context, rows, reward={"card": "length", "better": "lower"})
+    assert said(pairs[0]) == ("a", "one", "one two three four", 3.0)
+
+
+def test_a_reward_that_calls_nothing_better_is_refused(context, rows):
+    with pytest.raises(CheckError, match="reward 'length' calls no score better"):
+        run(context, rows, reward="length")
+
+
+def test_no_pair_at_all_is_an_error_that_says_why(context, rows):
+    with pytest.raises(CheckError, match="no pair is left of 2 samples; left out 1 prompts without a margin"):
+        run(context, rows, SAMPLES[3:5])

@@ -1,0 +1,63 @@
+"""Stage `sample`: n replies a prompt, scored, once."""
+
+import pytest
+
+from align.data import read_file
+from align.errors import Interrupted
+from align.stages.sample import SampleReplies
+
+FIELDS = {
+    "policy": "$base", "prompts": "$prompts", "sampling": {"n": 3, "max_new_tokens": 12},
+    "rewards": ["length", {"rule": "numeric_answer", "name": "right"}, "$judge"],
+}  # fmt: skip
+
+
+def test_replies_are_written_with_their_scores(artifacts, prompts, context):
+    ctx = context(artifacts | {"prompts": prompts})
+    stage = SampleReplies.model_validate(FIELDS)
+    assert stage.check(ctx) == {"prompts": 12, "replies": 36}
+    metrics = stage.run(ctx)
+    samples = list(read_file(ctx.out / "records.jsonl"))
+    assert [s.index for s in samples] == [0, 1, 2] * 12
+    assert len({s.id for s in samples}) == 12
+    for s in samples:
+        assert s.policy == "base" and 1 <= s.tokens <= 12 and s.logp < 0
+        assert s.finish == "stop" or s.tokens == 12
+        assert s.scores["length"] == len(s.reply.split())
+        assert s.scores.keys() == {"length", "right", "judge"}
+    assert {s.extra["answer"] for s in samples} == {str(i) for i in range(12)}, "columns of the prompt come along"
+    assert metrics["replies"] == 36
+    assert metrics["length"] == pytest.approx(sum(s.scores["length"] for s in samples) / 36)
+    assert metrics["stop"] == pytest.approx(sum(s.finish == "stop" for s in samples) / 36)
+
+
+def test_replies_do_not_depend_on_the_batch_and_are_sampled_once(artifacts, prompts, context, monkeypatch):
+    stage = SampleReplies.model_validate(FIELDS | {"rewards": []})
+    first = context(artifacts | {"prompts": prompts}, sample_batch=5)
+    stage.run(first)
+    replies = (first.out / "records.jsonl").read_text()
+    monkeypatch.setattr("align.models.policy.load_policy", lambda *_, **__: pytest.fail("sampled again"))
+    stage.run(context(artifacts | {"prompts": prompts}))
+    assert (first.out / "records.jsonl").read_text() == replies
+
+
+def test_another_seed_samples_anew(artifacts, prompts, context):
+    stage = SampleReplies.model_validate(FIELDS | {"rewards": []})
+    found = []
+    for seed in (0, 1):
+        ctx = context(artifacts | {"prompts": prompts}, seed=seed)
+        stage.run(ctx)
+        found.append((ctx.out / "records.jsonl").read_text())
+    assert found[0] != found[1]
+
+
+def test_a_repeated_prompt_is_answered_once(artifacts, rows, context):
+    ctx = context(artifacts | {"prompts": rows("twice", {"prompt": "a cat"}, {"prompt": "a dog"}, {"prompt": "a cat"})})
+    assert SampleReplies.model_validate(FIELDS).check(ctx)["prompts"] == 2
+
+
+def test_a_signal_stops_it_between_batches(artifacts, prompts, context):
+    ctx = context(artifacts | {"prompts": prompts}, sample_batch=9)
+    object.__setattr__(ctx, "stopping", lambda: True)
+    with pytest.raises(Interrupted, match="sampling base: 9 of 36"):
+        SampleReplies.model_validate(FIELDS).run(ctx)
