@@ -63,6 +63,8 @@ class Judge(Stage):
     """What to start from."""
     words: Path | None = None
     """A list of words."""
+    depth: int | Coarse | None = None
+    """A number or a block."""
     outsider: Model | None = None
     """A model of its own."""
 

@@ -247,6 +247,13 @@ def test_an_inert_combination_stands_at_the_key_that_does_nothing() -> None:
     assert told == ["r.yaml:17: stages.dpo.smoothing: smoothing has no effect with loss ipo"]
 
 
+def test_of_a_union_s_branches_the_one_that_fits_best_speaks() -> None:
+    told = refused(changed("words: words.txt", "depth: {siez: 2}"))
+    assert told == ["r.yaml:11: stages.reward.depth.siez: unknown key 'siez'. Did you mean 'size'?"]
+    (told_twice,) = refused(changed("words: words.txt", "depth: deep"))
+    assert "should be a valid integer" in told_twice and " or should be a block of keys" in told_twice
+
+
 def test_a_cycle_is_named() -> None:
     told = refused(changed("policy: $base", "policy: $dpo"))
     assert told == ["r.yaml:10: stages.sft: needs its own result: sft -> dpo -> sft"]
@@ -412,6 +419,11 @@ def test_what_means_the_same_has_the_same_key(old: str, new: str) -> None:
     assert values(recipe()) == values(recipe(changed(old, new)))
 
 
+def test_the_order_of_a_mapping_is_not_in_the_key() -> None:
+    a, b = (changed("prompts: $tests", f"prompts: $tests, options: {o}") for o in ("{x: 1, y: 2}", "{y: 2, x: 1}"))
+    assert values(recipe(a)) == values(recipe(b))
+
+
 def test_a_block_at_its_own_defaults_is_not_the_stage_s_default() -> None:
     assert differ(values(recipe()), values(recipe(changed("data: $demos", "data: $demos, optim: {}")))) >= {"sft"}
     assert differ(values(recipe()), values(recipe(changed("data: $demos", "data: $demos, lora: {}")))) >= {"sft"}
@@ -444,6 +456,15 @@ def test_a_new_field_at_its_default_changes_no_key() -> None:
     made = recipe()
     assert made.stages["sft"].more == 3
     assert values(made) == before
+
+
+def test_a_file_counts_by_content_even_where_it_is_the_default() -> None:
+    plugin = Path("recipe_stages.py")
+    plugin.write_text(plugin.read_text().replace("words: Path | None = None", 'words: Path = Path("words.txt")'))
+    text = changed(", words: words.txt", "")
+    before = values(recipe(text))
+    Path("words.txt").write_text("bad\n")
+    assert differ(before, values(recipe(text))) == {"reward", "replies"}
 
 
 def test_where_files_lie_is_in_no_key() -> None:
