@@ -153,6 +153,8 @@ class Context:
 
     stage: str
     """The stage's name in the recipe."""
+    type: str
+    """The registered name of its class."""
     key: str
     """The content key of the artifact being made."""
     seed: int
@@ -178,7 +180,8 @@ class Context:
         return self.inputs[reference.name]
 
     def seed_of(self, *role: str | int) -> int:
-        return seed_of(self.seed, self.stage, *role)
+        """The seed of one role of this kind of stage. What the recipe calls the stage is in no key, so in no seed."""
+        return seed_of(self.seed, self.type, *role)
 
     def note(self, text: str, level: Literal["info", "warning"] = "info") -> None:
         """One line for people, kept in the events."""

@@ -35,8 +35,9 @@ from align import registry
 from align.config import Data, Model
 from align.errors import AlignError, Interrupted
 from align.machine import Machine
+from align.recipe.outside import mapped
 from align.stage import Context, Stage, seed_of
-from align.store import Artifact, Store
+from align.store import Artifact, Store, sha256_of
 
 PACKAGES = ("accelerate", "datasets", "numpy", "peft", "tokenizers", "torch", "transformers", "trl")
 
@@ -72,8 +73,17 @@ class Job(BaseModel):
     """Git commit of the recipe's repository."""
     unchecked: bool = False
     """Check once more before running: what the stage needs was missing when it was checked."""
+    smoke: bool = False
+    """Put tiny stand-ins in place of all models and datasets."""
     fresh: bool = False
     """Forget the artifact of this key and what a killed run left of it."""
+
+    def work(self) -> Path:
+        return self.store / "work" / self.key
+
+    def log(self, rank: int = 0) -> Path:
+        """Where the stage's output goes."""
+        return self.work() / (f"log-{rank}.txt" if rank else "log.txt")
 
 
 class Pending(KeyError):
@@ -128,11 +138,10 @@ class Worker:
             self._send(job, "interrupted")
         except (Exception, SystemExit) as error:
             text = str(error) if isinstance(error, AlignError) else f"{type(error).__name__}: {error}"
-            log = Store(job.store).root / "work" / job.key / self._log
-            self._send(job, "stage_failed", error=text, log=str(log) if job.do == "run" else None)
+            self._send(job, "stage_failed", error=text, log=str(job.log(self.rank)) if job.do == "run" else None)
 
     def _check(self, job: Job) -> None:
-        stage, context = self._prepare(job, Store(job.store).root / "work" / job.key, lambda event, **values: None)
+        stage, context = self._prepare(job, _nothing)
         try:
             figures, pending = stage.check(context), None
         except Pending as missing:
@@ -142,8 +151,8 @@ class Worker:
     def _run(self, job: Job) -> None:
         store = Store(job.store)
         if self.rank:
-            with _printing_to(store.root / "work" / job.key / self._log):
-                self._compute(job, store.root / "work" / job.key, lambda event, **values: None)
+            with _printing_to(job.log(self.rank)):
+                self._compute(job, _nothing)
             self._send(job, "rank_finished")
             return
         with store.lock(job.key, self._waiting(job)):
@@ -158,38 +167,38 @@ class Worker:
 
     def _make(self, job: Job, store: Store) -> Artifact:
         work, started = store.workspace(job.key), datetime.now(UTC)
-        with _printing_to(work / self._log), _open_lines(work / "events.jsonl") as lines:
+        with _printing_to(job.log()), _open_lines(work / "events.jsonl") as lines:
 
             def emit(event: str, **values: Any) -> None:
                 print(json.dumps(self._send(job, event, **values), default=_plain), file=lines, flush=True)
 
             emit("stage_started")
-            stage, metrics = self._compute(job, work, emit)
-        for name in (self._log, "events.jsonl"):
+            stage, metrics = self._compute(job, emit)
+        for name in (job.log().name, "events.jsonl"):
             shutil.copyfile(work / name, work / "out" / name)
         return store.commit(job.key, stage.makes, metrics, _manifest(job, stage, started))
 
-    def _compute(self, job: Job, work: Path, emit: Callable[..., None]) -> tuple[Stage, dict[str, float]]:
-        stage, context = self._prepare(job, work, emit)
+    def _compute(self, job: Job, emit: Callable[..., None]) -> tuple[Stage, dict[str, float]]:
+        stage, context = self._prepare(job, emit)
         if job.unchecked:
             stage.check(context)
         metrics = stage.run(context)
         return stage, {name: float(value) for name, value in metrics.items()}
 
-    def _prepare(self, job: Job, work: Path, emit: Callable[..., None]) -> tuple[Stage, Context]:
+    def _prepare(self, job: Job, emit: Callable[..., None]) -> tuple[Stage, Context]:
         if job.plugins != self._plugins:
             registry.forget_plugins()
             for file in job.plugins:
                 registry.load_plugin(file)
             self._plugins = job.plugins
-        stage = registry.stage(job.type).model_validate(job.fields, context={"base": job.base})
-        store = Store(job.store)
-        found = {name: taken.model or taken.data or store.find(taken.key) for name, taken in job.inputs.items()}
+        store, swap = Store(job.store), _stand_in(job) if job.smoke else _as_it_is
+        stage = mapped(registry.stage(job.type).model_validate(job.fields, context={"base": job.base}), swap)
+        given = {name: taken.model or taken.data or store.find(taken.key) for name, taken in job.inputs.items()}
         context = Context(
-            stage=job.stage, key=job.key, seed=job.seed, base=job.base,
-            inputs=Inputs({name: thing for name, thing in found.items() if thing}),
+            stage=job.stage, type=job.type, key=job.key, seed=job.seed, base=job.base,
+            inputs=Inputs({name: mapped(thing, swap) for name, thing in given.items() if thing}),
             keys={name: taken.key for name, taken in job.inputs.items()},
-            store=store, machine=job.machine, work=work, out=work / "out",
+            store=store, machine=job.machine, work=job.work(), out=job.work() / "out",
             emit=emit, stopping=lambda: self.signal != 0,
         )  # fmt: skip
         _seed(seed_of(job.seed, job.type), torch_too=stage.makes in ("policy", "reward"))
@@ -208,9 +217,25 @@ class Worker:
 
         return waiting
 
-    @property
-    def _log(self) -> str:
-        return f"log-{self.rank}.txt" if self.rank else "log.txt"
+
+def _as_it_is(place: object, leaf: Any) -> Any:
+    return leaf
+
+
+def _stand_in(job: Job) -> Callable[[object, Any], Any]:
+    """Puts tiny models and datasets in place of the real ones, wherever a stage names them."""
+    from align.models.smoke import stand_in
+
+    def swap(place: object, leaf: Any) -> Any:
+        if isinstance(leaf, Path):
+            return leaf
+        return stand_in(leaf, sha256_of(leaf.model_dump(mode="json"))[:32], job.base, Store(job.store))
+
+    return swap
+
+
+def _nothing(event: str, **values: Any) -> None:
+    """Emits nowhere: checks and the ranks above 0 are silent."""
 
 
 def _seed(seed: int, torch_too: bool) -> None:

@@ -19,7 +19,7 @@ class Tokenizer(Config):
     """A tokenizer to be made from the training text."""
 
     kind: Literal["words", "bpe", "bytes"] = "bpe"
-    """`words`: one token a word or mark, for tiny worlds; `bpe`: byte-level pairs, for any text; `bytes`: 256 of them."""
+    """`words`: a token a word or mark, for tiny worlds; `bpe`: byte-level pairs, for any text; `bytes`: 256 of them."""
     vocabulary: int = Field(8192, gt=0)
     """At most so many tokens, the special ones included."""
 

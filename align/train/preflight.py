@@ -36,7 +36,7 @@ def figures_of(
     """The same for a model that has been looked at already."""
     limit = getattr(seen.model.config.get_text_config(), "max_position_embeddings", None)
     if limit and stage.max_length > limit:
-        raise CheckError(f"max_length: {stage.max_length} is more than the {limit} positions of the model")
+        raise CheckError(f"max_length: {stage.max_length} is more than the model has positions; set it to {limit} or less")
     records, held_out = records_for(ctx, stage, kind)
     trees = trees_for(ctx, stage, seen.chat, records)
     if held_out:
