@@ -47,7 +47,7 @@ class Adapters:
             lora_alpha=lora.alpha if lora.alpha is not None else 2 * lora.r,  # type: ignore[arg-type]
             lora_dropout=lora.dropout,
             target_modules=lora.targets if isinstance(lora.targets, str) else list(lora.targets),
-            exclude_modules=["score"],  # a reward model's head trains whole
+            exclude_modules=None if self.model.can_generate() else ["score"],  # a reward model's head trains whole
             use_rslora=lora.rslora,
             task_type=_task(self.model),
         )
@@ -87,18 +87,20 @@ class Adapters:
 
     @contextmanager
     def active(self, names: Sequence[str]) -> Iterator[None]:
-        """Within it only these adapters speak; afterwards the whole stack does, and what trained trains again."""
+        """Within it exactly these adapters speak; who trains is the same before, within and after.
+
+        With activation checkpointing, what is computed within must also run backward within: the forward pass is
+        repeated then, by the adapters that are active then.
+        """
         if self._peft is None:
             yield
             return
-        training = [(p, p.requires_grad) for p in self.model.parameters()]
+        before = list(cast(Any, self._peft.base_model).active_adapters)
         self._activate(names)
         try:
             yield
         finally:
-            self._activate(self.names)
-            for parameter, flag in training:
-                parameter.requires_grad_(flag)
+            self._activate(before)
 
     def state(self, name: str) -> dict[str, Tensor]:
         """The tensors of one adapter, by the names that PEFT saves them under."""
@@ -142,13 +144,16 @@ class Adapters:
         if added != REFERENCE:
             self.names.append(added)
         self._activate(self.names)
+        self.train(None)
         return added
 
     def _activate(self, names: Sequence[str]) -> None:
         assert self._peft is not None
+        training = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
         tuner: Any = self._peft.base_model
         tuner.set_adapter(list(names))
-        self.train(None)
+        for parameter, flag in training:
+            parameter.requires_grad_(flag)
 
     def _check_targets(self, targets: Sequence[str]) -> None:
         ends = {name.rpartition(".")[2] for name, module in self.model.named_modules() if isinstance(module, nn.Linear)}

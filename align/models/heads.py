@@ -63,9 +63,10 @@ class Reward(Loaded):
         return score.tolist()
 
     def read_head(self, folder: Path) -> None:
-        if (folder / HEAD).is_file():
-            state = load_file(folder / HEAD)
-            self.score_head.to(state["weight"].dtype).load_state_dict(state)
+        if not (folder / HEAD).is_file():
+            raise ContractError(f"{folder}: the score head is missing: there is no {HEAD}")
+        state = load_file(folder / HEAD)
+        self.score_head.to(state["weight"].dtype).load_state_dict(state)
 
     def prepare(self, source: Artifact | Model, lora: Lora | None, handover: Handover, seed: int) -> None:
         """Makes ready for training, with a new head that trains in float32 beside the adapter or all weights."""

@@ -196,7 +196,8 @@ def _artifact(kind: type[L], source: Artifact, store: Store | None, device: str)
         beneath = json.loads((folder / BASE).read_text())
         loaded = _beneath(kind, beneath, source, store, device)
         loaded.adapters.load(folder / "adapter")
-        loaded.read_head(folder)
+        if same:
+            loaded.read_head(folder)
         loaded.has_head = same
         loaded.tokenizer, loaded.contract = load_tokenizer(folder / "adapter"), contract
         loaded.beneath = beneath
@@ -227,6 +228,7 @@ def _outside(kind: type[L], source: Model, base: Path | None, device: str) -> L:
         below = json.loads(adapter.read_text())["base_model_name_or_path"]
         loaded = kind.load(source.model_copy(update={"path": below}), Path(source.path), None, device)
         loaded.adapters.load(Path(source.path))
+        loaded.origin = {"model": source.model_dump(exclude_defaults=True)}
         return loaded
     commit = None if Path(source.path).is_dir() else source.revision
     has_head = kind.head == "language" or is_classifier(source.path, commit)
