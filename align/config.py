@@ -55,23 +55,24 @@ class Data(Config):
     part: tuple[float, float] = (0.0, 1.0)
     """The share of the rows to take, by a seeded hash of their prompt: `[0.0, 0.9]` and `[0.9, 1.0]` never overlap."""
     skip: int = Field(default=0, ge=0)
-    """Leave out this many rows first, in file order."""
+    """Leave out this many rows first, counted like those of `limit`: `limit: 9` and `skip: 9` share no row."""
     limit: int | None = Field(default=None, gt=0)
-    """Take at most this many rows, after `skip`, filters and `part`."""
+    """Take at most this many rows, after bad rows, filters, `part`, `deduplicate`, `shuffle` and `skip`."""
     shuffle: bool = False
     """Shuffle with the recipe's seed before `skip` and `limit`."""
     prompt_words: int | None = Field(default=None, gt=0)
     """Plain text only: the first so many words become the prompt and the rest the reply."""
     min_words: int = Field(default=0, ge=0)
-    """Drop rows whose shortest reply (or text) has fewer words."""
+    """Drop rows whose shortest reply (text; prompt, where there is neither) has fewer words."""
     max_words: int | None = Field(default=None, gt=0)
-    """Drop rows whose longest reply (or text) has more words."""
+    """Drop rows whose longest reply (text; prompt, where there is neither) has more words."""
     deduplicate: bool = False
     """Keep one of identical rows."""
     on_bad_row: Literal["error", "skip"] = "error"
     """`skip` counts bad rows and writes them to a quarantine file instead of stopping."""
     options: dict[str, str | int | float | bool] = {}
-    """Further options of the named format or generator."""
+    """Further options of the format or generator. Text files: `separator` between rows (a line break by default) and
+    `rejected`, a second file (or member) whose rows are worse than those of the first: pairs without a prompt."""
 
 
 class Lora(Config):

@@ -118,6 +118,11 @@ class Chat:
         anchor = ANCHORS[0] if self._inserts_blanks else ""
         return self.decode([*self._ids(anchor), *ids])[len(anchor) :]
 
+    def spelled(self, ids: Sequence[int]) -> str:
+        """Text of ids for people: blanks as they are in mid-text, special tokens spelled out."""
+        anchor = ANCHORS[0] if self._inserts_blanks else ""
+        return str(self.tokenizer.decode([*self._ids(anchor), *ids], clean_up_tokenization_spaces=False))[len(anchor) :]
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, special tokens left out."""
         return str(self.tokenizer.decode([*ids], skip_special_tokens=True, clean_up_tokenization_spaces=False))

@@ -15,9 +15,9 @@ class Part(Config):
 
     source: RecordsRef = Field(alias="from")
     """The dataset."""
-    weight: float | None = Field(None, gt=0)
+    weight: float | None = Field(default=None, gt=0)
     """Its share of the mixture, relative to the other weights. The mixture is the largest that repeats no row."""
-    count: int | None = Field(None, gt=0)
+    count: int | None = Field(default=None, gt=0)
     """So many rows, drawn with the recipe's seed; more than there are means whole passes first."""
 
     @model_validator(mode="after")

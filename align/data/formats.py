@@ -152,7 +152,7 @@ def hh_transcript(row: Columns, options: Options) -> Iterator[Record]:
     yield demonstration(transcript(row["transcript"]), rest(row, "transcript"))
 
 
-@row_format("preference", needs=("chosen", "rejected"), makes=Preference,
+@row_format("pairs", needs=("chosen", "rejected"), makes=Preference,
             example={"prompt": "Why is the sky blue?", "chosen": "Air scatters blue.", "rejected": "It isn't."})
 def pairs(row: Columns, options: Options) -> Iterator[Record]:
     """Two replies as text or messages; the prompt as text or messages (`prompt`, or ShareGPT's `conversations`), or

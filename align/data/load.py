@@ -46,11 +46,24 @@ def load(spec: Data, seed: int, base: Path, quarantine: Path | None = None) -> l
 
 
 def loaded(spec: Data, seed: int, base: Path, quarantine: Path | None = None) -> Loaded:
-    """The records of an entry of `data:` with an account of the rows that were left out.
+    """The records of an entry of `data:` with an account of the rows that were left out; none at all is an error.
 
     seed: the recipe's, so that every stage sees the same parts. base: the folder where relative paths start.
     quarantine: the file for bad rows under `on_bad_row: skip`.
     """
+    made = sifted(spec, seed, base)
+    if made.bad and quarantine is not None:
+        write_rows(made.bad, quarantine)
+    if not made.records:
+        left_out = ", ".join(f"{count} {why}" for why, count in made.dropped.items())
+        first = f"; the first bad row is {made.bad[0]['where']}: {made.bad[0]['error']}" if made.bad else ""
+        why = left_out or "part, skip or limit"
+        raise DataError(f"{spec.path}: no record is left of {made.rows} rows ({why}){first}")
+    return made
+
+
+def sifted(spec: Data, seed: int, base: Path) -> Loaded:
+    """Like `loaded`, but perhaps without a record."""
     made = Loaded()
     found = _generated(spec, seed) if spec.path == "toy" else _parsed(spec, base, made)
     found = _kept(_in_part(_long_enough(found, spec, made), spec, seed), spec, made)
@@ -60,13 +73,6 @@ def loaded(spec: Data, seed: int, base: Path, quarantine: Path | None = None) ->
         found = iter(shuffled)
     stop = None if spec.limit is None else spec.skip + spec.limit
     made.records = list(islice(found, spec.skip, stop))
-    if made.bad and quarantine is not None:
-        write_rows(made.bad, quarantine)
-    if not made.records:
-        left_out = ", ".join(f"{count} {why}" for why, count in made.dropped.items())
-        first = f"; the first bad row is {made.bad[0]['where']}: {made.bad[0]['error']}" if made.bad else ""
-        why = left_out or "part, skip or limit"
-        raise DataError(f"{spec.path}: no record is left of {made.rows} rows ({why}){first}")
     return made
 
 
