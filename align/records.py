@@ -132,7 +132,8 @@ class Preference(Record):
     """Two replies to one prompt, the better one first.
 
     `label` is the probability that `chosen` is really better, 0.5-1 (a soft label); `margin` is by how much, in the
-    units of the source's scores; `weight` scales the pair's loss.
+    units of the source's scores; `weight` scales the pair's loss. `unfinished` names the replies that were cut at a
+    token limit: no stop id is put after them, for the model would learn to stop in mid-sentence.
     """
 
     kind: ClassVar[str] = "preference"
@@ -144,6 +145,7 @@ class Preference(Record):
     margin: float | None = None
     label: float = 1.0
     weight: float = 1.0
+    unfinished: tuple[str, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
 
 

@@ -42,6 +42,8 @@ def replies(record: Record) -> list[str]:
 
 
 def _preference_to_demonstration(record: Preference) -> list[Record]:
+    if "chosen" in record.unfinished:
+        raise DataError("its chosen reply was cut at a token limit, so there is nothing whole to imitate")
     turns = record.prompt + record.chosen
     marked = tuple(i for i in range(len(record.prompt), len(turns)) if turns[i].role == "assistant")
     return [Demonstration(record.id, turns, marked, record.extra)]

@@ -116,6 +116,15 @@ def _as_read(chat: Chat, text: str) -> str:
     return chat.decode(chat.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]).strip()
 
 
+def _without_end(record: Record, replies: list[Masked]) -> list[Masked]:
+    """The replies; those that a token limit cut have no stop id."""
+    unfinished = record.unfinished if isinstance(record, Preference) else ()
+    return [
+        (ids[:-1], mask[:-1]) if name in unfinished else (ids, mask)
+        for name, (ids, mask) in zip(("chosen", "rejected"), replies, strict=False)
+    ]
+
+
 def _numbers(record: Record) -> dict[str, float]:
     if not isinstance(record, Preference):
         return {}
@@ -187,7 +196,7 @@ class Maker:
             raise CheckError("BOS is doubled")
         if self.chat.default_system and not any(m.role == "system" for m in _messages(draft.record)):
             self.account.default_system += 1
-        replies = self._fitted(len(prompt), replies)
+        replies = self._fitted(len(prompt), _without_end(draft.record, replies))
         if len(replies) == 2 and replies[0] == replies[1]:
             raise _Leave("with two replies of the same tokens")
         made = (Reply(np.array(ids, np.int32), None if all(mask) else np.array(mask)) for ids, mask in replies)

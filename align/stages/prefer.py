@@ -33,8 +33,7 @@ class Prefer(Stage):
     min_margin: float = Field(0.0, ge=0)
     """Leave out prompts whose best and worst replies differ by no more than this."""
     unfinished: Literal["drop", "keep"] = "drop"
-    """Replies that were cut at the token limit. Training ends every reply with a stop, so `keep` teaches to stop there;
-    right only where no reply is meant to end by itself."""
+    """Replies that were cut at the token limit; kept ones are marked, so that no stop is trained after them."""
 
     def check(self, ctx: Context) -> dict[str, Any]:
         return {"samples": len(read(ctx, self.data, Sample))}
@@ -71,7 +70,10 @@ class Prefer(Stage):
                 left_out["prompts without a margin"] += 1
             else:
                 chosen, rejected = ((Message("assistant", s.reply),) for s in (best, worst))
-                yield Preference(best.id, best.prompt, chosen, rejected, margin=margin, extra=best.extra)
+                cut = tuple(n for n, s in (("chosen", best), ("rejected", worst)) if s.finish == "length")
+                yield Preference(
+                    best.id, best.prompt, chosen, rejected, margin=margin, unfinished=cut, extra=best.extra
+                )
 
 
 def _counted(left_out: Counter[str]) -> str:

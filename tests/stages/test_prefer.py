@@ -47,6 +47,7 @@ def test_the_best_is_preferred_to_the_worst_and_what_is_left_out_is_counted(cont
 def test_unfinished_replies_can_be_kept_and_small_margins_left_out(context, rows):
     pairs, _ = run(context, rows, unfinished="keep", min_margin=1.5)
     assert list(map(said, pairs)) == [("a", "one two three four", "one", 3.0), ("d", "one two three", "one", 2.0)]
+    assert [pair.unfinished for pair in pairs] == [(), ("chosen",)]
 
 
 def test_where_lower_is_better_the_order_turns(context, rows):
