@@ -20,6 +20,7 @@ class DPO(Training):
 
     name = "dpo"
     makes = "policy"
+    reads = Preference
     usual_lr = 1e-6
 
     policy: PolicyRef
@@ -49,7 +50,7 @@ class DPO(Training):
     def check(self, ctx: Context) -> dict[str, Any]:
         from align.train.preflight import preflight
 
-        figures, trees = preflight(ctx, self, self.policy, Preference)
+        figures, trees = preflight(ctx, self, self.policy)
         soft = sum(tree.numbers["label"] != 1 for tree in trees)
         if soft and self.loss not in SOFT:
             raise CheckError(f"loss: {self.loss} takes no soft labels, but {soft} pairs have one; {SOFT} take them")
@@ -61,7 +62,7 @@ class DPO(Training):
         from align.train.session import Session, trainable_policy
 
         policy = trainable_policy(ctx, self, self.policy)
-        session = Session.of(ctx, self, policy, Preference)
+        session = Session.of(ctx, self, policy)
         if self.loss not in REFERENCE_FREE:
             session = session.with_reference(policy, ctx.keys[self.policy.name])
         objective = direct_preference(self.loss, self.beta, self.smoothing, self.gamma)

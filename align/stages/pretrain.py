@@ -13,6 +13,7 @@ from align.train.fields import Training
 
 if TYPE_CHECKING:
     from align.models.policy import Policy
+    from align.models.preview import Preview
 
 
 class Tokenizer(Config):
@@ -29,6 +30,7 @@ class Pretrain(Training):
 
     name = "pretrain"
     makes = "policy"
+    reads = Text
     usual_lr = 1e-3
     dropout = True
 
@@ -53,13 +55,19 @@ class Pretrain(Training):
         return self
 
     def check(self, ctx: Context) -> dict[str, Any]:
-        from align.models.preview import Preview
         from align.train.preflight import figures_of, preflight
 
         if self.policy is not None:
-            return preflight(ctx, self, self.policy, Text)[0]
+            return preflight(ctx, self, self.policy)[0]
+        return figures_of(ctx, self, self.preview(ctx))[0]
+
+    def preview(self, ctx: Context) -> Preview:
+        from align.models.preview import Preview
+
+        if self.policy is not None:
+            return super().preview(ctx)
         made = self._scratch(ctx)
-        return figures_of(ctx, self, Preview(made.model, made.tokenizer, made.contract), Text)[0]
+        return Preview(made.model, made.tokenizer, made.contract)
 
     def run(self, ctx: Context) -> dict[str, float]:
         from align.models.logprobs import LanguageModel
@@ -67,7 +75,7 @@ class Pretrain(Training):
         from align.train.session import Session, trainable_policy
 
         policy = self._scratch(ctx) if self.policy is None else trainable_policy(ctx, self, self.policy)
-        session = Session.of(ctx, self, policy, Text)
+        session = Session.of(ctx, self, policy)
         metrics = session.train(LanguageModel(policy.model), next_token)
         session.save()
         return metrics

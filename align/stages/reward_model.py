@@ -27,6 +27,7 @@ class RewardModel(Training):
 
     name = "reward_model"
     makes = "reward"
+    reads = Preference
     usual_lr = 1e-5
 
     policy: PolicyRef
@@ -39,7 +40,7 @@ class RewardModel(Training):
     def check(self, ctx: Context) -> dict[str, Any]:
         from align.train.preflight import preflight
 
-        figures, _ = preflight(ctx, self, self.policy, Preference)
+        figures, _ = preflight(ctx, self, self.policy)
         return figures | ({"test pairs": len(read(ctx, self.test, Preference))} if self.test is not None else {})
 
     def run(self, ctx: Context) -> dict[str, float]:
@@ -47,7 +48,7 @@ class RewardModel(Training):
         from align.train.session import Session, trainable_reward
 
         reward = trainable_reward(ctx, self, self.policy)
-        session = Session.of(ctx, self, reward, Preference)
+        session = Session.of(ctx, self, reward)
         metrics = session.train(reward.module, bradley_terry(self.centering))
         session.save()
         if self.test is not None:

@@ -14,6 +14,7 @@ class SFT(Training):
 
     name = "sft"
     makes = "policy"
+    reads = Demonstration
     usual_lr = 2e-5
     dropout = True
 
@@ -23,7 +24,7 @@ class SFT(Training):
     def check(self, ctx: Context) -> dict[str, Any]:
         from align.train.preflight import preflight
 
-        return preflight(ctx, self, self.policy, Demonstration)[0]
+        return preflight(ctx, self, self.policy)[0]
 
     def run(self, ctx: Context) -> dict[str, float]:
         from align.models.logprobs import LanguageModel
@@ -31,7 +32,7 @@ class SFT(Training):
         from align.train.session import Session, trainable_policy
 
         policy = trainable_policy(ctx, self, self.policy)
-        session = Session.of(ctx, self, policy, Demonstration)
+        session = Session.of(ctx, self, policy)
         metrics = session.train(LanguageModel(policy.model), next_token)
         session.save()
         return metrics

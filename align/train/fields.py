@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from align.config import Config, Lora, Optim
 from align.data.fields import DataField
-from align.stage import Stage
+from align.records import Record
+from align.stage import Context, Stage
+
+if TYPE_CHECKING:
+    from align.models.preview import Preview
 
 REFERENCE_FREE = ("simpo", "orpo")
 """Preference losses that look at the policy alone."""
@@ -54,6 +58,8 @@ class Training(Stage, ABC):
 
     distributed = True
     unkeyed = frozenset({"checkpoint"})
+    reads: ClassVar[type[Record]]
+    """The kind of records that it trains on."""
     usual_lr: ClassVar[float]
     """Peak learning rate where `optim.lr` is not given and all weights train."""
     dropout: ClassVar[bool] = False
@@ -86,6 +92,12 @@ class Training(Stage, ABC):
         if self.lora and self.lora.dropout and not self.dropout:
             raise ValueError(f"lora.dropout must be 0 in {self.name}: scores with dropout cannot be compared")
         return self
+
+    def preview(self, ctx: Context) -> Preview:
+        """What training starts from, without its weights: enough to make tokens of the rows."""
+        from align.models.preview import preview
+
+        return preview(ctx[dict(self.references())["policy"]], ctx.base, ctx.store)  # type: ignore[arg-type]
 
     def rate(self) -> float:
         """The peak learning rate."""

@@ -8,17 +8,14 @@ from align.config import Model
 from align.data.tree import Tree
 from align.errors import CheckError
 from align.models.loaded import check_handover
-from align.models.preview import Preview, preview
-from align.records import Record
+from align.models.preview import Preview
 from align.stage import Context, PolicyRef
 from align.train.fields import Training
 from align.train.fit import step_count
 from align.train.session import records_for, trees_for
 
 
-def preflight(
-    ctx: Context, stage: Training, source: PolicyRef, kind: type[Record]
-) -> tuple[dict[str, Any], list[Tree]]:
+def preflight(ctx: Context, stage: Training, source: PolicyRef) -> tuple[dict[str, Any], list[Tree]]:
     """Figures for people, and the trees that the stage will train on.
 
     Raises AlignError for whatever would make the result untrustworthy: bad rows, templates that mask wrongly, too many
@@ -26,18 +23,17 @@ def preflight(
     """
     policy = ctx[source]
     check_handover(policy, stage.lora, stage.adapter)  # type: ignore[arg-type]
-    seen = preview(policy, ctx.base, ctx.store)  # type: ignore[arg-type]
-    return figures_of(ctx, stage, seen, kind, adapted=not isinstance(policy, Model) and stage.adapter == "continue")
+    return figures_of(ctx, stage, stage.preview(ctx), adapted=not isinstance(policy, Model) and stage.adapter == "continue")
 
 
 def figures_of(
-    ctx: Context, stage: Training, seen: Preview, kind: type[Record], adapted: bool = False
+    ctx: Context, stage: Training, seen: Preview, adapted: bool = False
 ) -> tuple[dict[str, Any], list[Tree]]:
     """The same for a model that has been looked at already."""
     limit = getattr(seen.model.config.get_text_config(), "max_position_embeddings", None)
     if limit and stage.max_length > limit:
         raise CheckError(f"max_length: {stage.max_length} is more than the model has positions; set it to {limit} or less")
-    records, held_out = records_for(ctx, stage, kind)
+    records, held_out = records_for(ctx, stage)
     trees = trees_for(ctx, stage, seen.chat, records)
     if held_out:
         trees_for(ctx, stage, seen.chat, held_out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,8 +31,6 @@ from align.train.learner import Learner, accelerator
 from align.train.measure import per_reply_of
 from align.train.objectives import Objective
 from align.train.reference import with_reference
-
-R = TypeVar("R", bound=Record)
 
 
 def device_of(machine: Machine) -> torch.device:
@@ -61,13 +59,13 @@ def _options(ctx: Context, stage: Training) -> dict[str, Any]:
     }
 
 
-def records_for(ctx: Context, stage: Training, kind: type[R]) -> tuple[list[R], list[R]]:
+def records_for(ctx: Context, stage: Training) -> tuple[list[Record], list[Record]]:
     """The records to train on and those held out for validation, which share no prompt where one file gives both."""
-    records = read(ctx, stage.data, kind)
+    records = read(ctx, stage.data, stage.reads)
     if stage.validation is None:
         return records, []
     if stage.validation.data is not None:
-        return records, read(ctx, stage.validation.data, kind)
+        return records, read(ctx, stage.validation.data, stage.reads)
     seed, share = ctx.seed_of("validation"), stage.validation.share
     kept = [record for record in records if share_of(record, seed) >= share]
     held_out = [record for record in records if share_of(record, seed) < share]
@@ -99,11 +97,11 @@ class Session:
     layout: Layout
 
     @classmethod
-    def of(cls, ctx: Context, stage: Training, loaded: Loaded, kind: type[Record]) -> Session:
+    def of(cls, ctx: Context, stage: Training, loaded: Loaded) -> Session:
         """Reads the stage's rows and chooses the layout: trees where the model can be trusted with them."""
         trees, held_out = [
             trees_for(ctx, stage, loaded.chat, records) if records else []
-            for records in records_for(ctx, stage, kind)
+            for records in records_for(ctx, stage)
         ]  # fmt: skip
         longest = max(tree.length("tree") for tree in (*trees, *held_out))
         config = loaded.model.config
