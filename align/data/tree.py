@@ -92,45 +92,82 @@ def _to(value, device):
     return {k: _to(v, device) for k, v in value.items()} if isinstance(value, dict) else value
 
 
+def _tokens(tree: Tree, layout: Layout) -> int:
+    prompts = 1 if layout == "tree" else len(tree.replies)
+    return prompts * len(tree.prompt) + sum(len(reply.ids) for reply in tree.replies)
+
+
+def place(trees: Sequence[Tree], layout: Layout, tokens: int | None = None) -> list[list[tuple[int, int]]]:
+    """Where trees, given from the longest to the shortest, lie: for each the (row, start) of each of its rows.
+
+    Rows are as wide as the longest tree. In the tree layout a tree goes into the first row with space for it, several
+    to a row; in the plain layout each reply has a row of its own. Trees that would make the batch larger than `tokens`
+    get no place: an empty list. The first tree always has one.
+    """
+    width = trees[0].length(layout)
+    free: list[int] = []
+    places = []
+    for tree in trees:
+        size = tree.length(layout)
+        need = 1 if layout == "tree" else len(tree.replies)
+        row = next((i for i, space in enumerate(free) if space >= size), None) if layout == "tree" else None
+        if row is None:
+            if free and tokens is not None and (len(free) + need) * width > tokens:
+                places.append([])
+                continue
+            row = len(free)
+            free += [width] * need
+        places.append([(row + i, width - free[row]) for i in range(need)])
+        free[row] -= size
+    return places
+
+
 def collate(trees: Sequence[Tree], layout: Layout = "tree", pad: int = 0) -> Batch:
-    """One batch of trees, in their order: one row a tree, or in the plain layout one row a reply; padded on the right.
+    """One batch of trees, its fields in their order, its rows laid out by `place` and padded on the right.
 
     Every tree must have the same names in `numbers`.
     """
-    rows = [(t, [r]) for t in trees for r in t.replies] if layout == "plain" else [(t, t.replies) for t in trees]
-    width = max(len(t.prompt) + sum(len(r.ids) for r in replies) for t, replies in rows)
-    ids = np.full((len(rows), width), pad, np.int64)
-    positions = np.zeros((len(rows), width), np.int64)
-    until = np.tile(np.arange(1, width + 1), (len(rows), 1))
-    source, target, counts, last = [], [], [], []
-    for row, (tree, replies) in enumerate(rows):
-        start = end = len(tree.prompt)
-        ids[row, :end], positions[row, :end] = tree.prompt, np.arange(end)
-        for reply in replies:
-            begin, end = end, end + len(reply.ids)
-            ids[row, begin:end], until[row, begin:end] = reply.ids, end
-            positions[row, begin:end] = np.arange(start, start + end - begin)
-            at = np.arange(begin, end) if reply.scored is None else begin + np.flatnonzero(reply.scored)
-            at = at[at > 0] if start == 0 else at
-            before = np.where(at == begin, start - 1, at - 1)
-            source.append(row * width + before)
-            target.append(ids[row, at])
-            counts.append(len(at))
-            last.append(row * width + (end if end > begin else start) - 1)
-        until[row, :start] = end
-        if len(replies) == 1:  # transformers would read a restart of positions as a second, packed text
-            positions[row, end:] = np.arange(end, width)
+    longest = sorted(range(len(trees)), key=lambda i: -trees[i].length(layout))
+    places = dict(zip(longest, place([trees[i] for i in longest], layout), strict=True))
+    width = trees[longest[0]].length(layout)
+    rows = 1 + max(row for spots in places.values() for row, _ in spots)
+    ids = np.full((rows, width), pad, np.int64)
+    positions = np.zeros((rows, width), np.int64)
+    until = np.tile(np.arange(1, width + 1), (rows, 1))
+    chains = np.zeros(rows, np.int64)
+    source, target, last = [], [], []
+    for i, tree in enumerate(trees):
+        groups = [tree.replies] if layout == "tree" else [(reply,) for reply in tree.replies]
+        for (row, start), replies in zip(places[i], groups, strict=True):
+            fork = end = start + len(tree.prompt)
+            ids[row, start:fork], positions[row, start:fork] = tree.prompt, np.arange(fork - start)
+            for reply in replies:
+                begin, end = end, end + len(reply.ids)
+                ids[row, begin:end], until[row, begin:end] = reply.ids, end
+                positions[row, begin:end] = fork - start + np.arange(end - begin)
+                at = np.arange(begin, end) if reply.scored is None else begin + np.flatnonzero(reply.scored)
+                at = at if fork > start else at[at > begin]
+                source.append(row * width + np.where(at == begin, fork, at) - 1)
+                target.append(ids[row, at])
+                last.append(row * width + (end if end > begin else fork) - 1)
+            until[row, start:fork] = end
+            chains[row] += len(replies)
+            if chains[row] == 1:  # transformers would read positions that start again as a second, packed text
+                positions[row, end:] = np.arange(end, width)
+            else:
+                positions[row, end:] = 0
+    counts = torch.tensor([len(t) for t in target])
     return Batch(
         ids=torch.from_numpy(ids),
         positions=torch.from_numpy(positions),
         until=torch.from_numpy(until),
-        causal=all(len(replies) == 1 for _, replies in rows),
+        causal=bool((chains == 1).all()),
         source=torch.from_numpy(np.concatenate(source)),
         target=torch.from_numpy(np.concatenate(target)),
-        owner=torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)),
+        owner=torch.repeat_interleave(torch.arange(len(counts)), counts),
         last=torch.tensor(last),
         tree=torch.repeat_interleave(torch.arange(len(trees)), torch.tensor([len(t.replies) for t in trees])),
         numbers={name: torch.tensor([t.numbers[name] for t in trees], dtype=torch.float32) for name in trees[0].numbers},
         examples=len(trees),
-        tokens=sum(len(t.prompt) + sum(len(r.ids) for r in replies) for t, replies in rows),
+        tokens=sum(_tokens(t, layout) for t in trees),
     )

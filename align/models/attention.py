@@ -6,6 +6,7 @@ model that agrees with itself gets them. The others get plain rows, and the same
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 from typing import Any
@@ -19,6 +20,8 @@ from align.errors import CheckError
 
 TOLERANCE = 1e-4
 """Largest difference of a log-prob, in nats, that rounding in float32 explains."""
+VOCABULARY = 128
+"""Of a twin."""
 
 
 def attention_inputs(backbone: nn.Module, batch: Batch) -> dict[str, Any]:
@@ -64,19 +67,19 @@ def block_mask(until: Tensor) -> Any:
     return create_block_mask(seen, rows, None, width, width, device=str(until.device))
 
 
-def layout_for(config: Any, attention: str = "sdpa", max_row: int = 1024) -> tuple[Layout, str]:
+def layout_for(config: Any, attention: str | None = None, max_row: int = 1024) -> tuple[Layout, str]:
     """The layout that this model can be trusted with on rows up to `max_row` tokens, and the reason in one line.
 
+    attention is the run's own implementation (`model.config._attn_implementation`); None lets transformers choose.
     Raises CheckError if the model's own logits are not what we compute from its hidden states.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
+        trees = _trees(min(24, max_row))
         try:
-            model = twin(config, attention, max_row)
+            model, own = _twin_and_logps(config, attention, max_row, trees)
         except Exception as error:
-            return "plain", f"plain rows: no tiny twin of this model could be made ({_first_line(error)})"
-        trees = _trees(min(24, max_row), model.config.get_text_config(decoder=True).vocab_size)
-        own = _own_logps(model, trees)
+            return "plain", f"plain rows: no tiny twin of this model runs ({_first_line(error)})"
         plain = (_logps(model, trees, "plain") - own).abs().max().item()
         if not plain <= TOLERANCE:
             raise CheckError(
@@ -92,8 +95,17 @@ def layout_for(config: Any, attention: str = "sdpa", max_row: int = 1024) -> tup
     return "tree", f"trees: exact to {difference:.0e} nats on a tiny {type(model).__name__}"
 
 
-def twin(config: Any, attention: str, max_row: int) -> Any:
-    """A small random float32 model of the same class and attention, each kind of layer in it.
+def _twin_and_logps(config: Any, attention: str | None, max_row: int, trees: list[Tree]) -> tuple[Any, Tensor]:
+    """The narrowest twin that runs, and its own log-probs; some widths of state-space models hang together."""
+    with contextlib.suppress(Exception):
+        model = twin(config, attention, max_row)
+        return model, _own_logps(model, trees)
+    model = twin(config, attention, max_row, narrow=False)
+    return model, _own_logps(model, trees)
+
+
+def twin(config: Any, attention: str | None, max_row: int, narrow: bool = True) -> Any:
+    """A small random float32 model of the same class and attention, with each kind of layer in it.
 
     A window shorter than the run's rows is made shorter than the twin's rows. Weights are larger than at a usual
     start, where attention is nearly uniform and a wrong mask would hide in the rounding.
@@ -101,32 +113,40 @@ def twin(config: Any, attention: str, max_row: int) -> Any:
     from transformers import AutoModelForCausalLM
 
     config = copy.deepcopy(config.get_text_config(decoder=True))
-    heads = config.num_attention_heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    small = {
-        "hidden_size": config.hidden_size // heads * 4,
+    config.__dict__.pop("quantization_config", None)
+    for name, value in _small(config, max_row, narrow).items():
+        if getattr(config, name, None) is not None:
+            # Some configs derive a field from others: those follow by themselves.
+            with contextlib.suppress(AttributeError):
+                setattr(config, name, value)
+    made = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32)
+    return made.eval()
+
+
+def _small(config: Any, max_row: int, narrow: bool) -> dict[str, Any]:
+    """Fields of the twin, by the names that transformers maps every config's own names to."""
+    layers = _layers(config)
+    small: dict[str, Any] = {
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 2,
+        "vocab_size": VOCABULARY,
+        "num_hidden_layers": layers,
+        "layer_types": (getattr(config, "layer_types", None) or [])[:layers],
         "intermediate_size": 64,
         "moe_intermediate_size": 32,
-        "num_attention_heads": 4,
-        "num_key_value_heads": max(1, 4 * kv_heads // heads),
-        "num_hidden_layers": _layers(config),
-        "vocab_size": 128,
-        "initializer_range": (config.hidden_size // heads * 4) ** -0.5,
     }
+    heads = getattr(config, "num_attention_heads", None)
+    if isinstance(heads, int) and narrow:
+        groups = getattr(config, "num_key_value_heads", None) or heads
+        small["hidden_size"] = config.hidden_size // heads * 4
+        small |= {"num_attention_heads": 4, "num_key_value_heads": max(1, 4 * groups // heads)}
+    small["initializer_range"] = small.get("hidden_size", config.hidden_size) ** -0.5
     for name in ("sliding_window", "window_size", "attention_chunk_size"):
         window = getattr(config, name, None)
         if isinstance(window, int) and window < max_row:
             small[name] = 8
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        setattr(config, name, None)
-    for name, value in small.items():
-        if getattr(config, name, None) is not None:
-            setattr(config, name, value)
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[: config.num_hidden_layers]
-    config.__dict__.pop("quantization_config", None)
-    made = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32)
-    return made.eval()
+    return small
 
 
 def _layers(config: Any) -> int:
@@ -136,11 +156,11 @@ def _layers(config: Any) -> int:
     return min(config.num_hidden_layers, max([8, *firsts]))
 
 
-def _trees(row: int, vocabulary: int) -> list[Tree]:
+def _trees(row: int) -> list[Tree]:
     """Two trees of two replies, one filling the row and one that leaves padding."""
     made = []
     for name, width in (("full", row), ("short", row - 5)):
-        ids = torch.randint(3, vocabulary, (width,)).numpy().astype(np.int32)
+        ids = torch.randint(3, VOCABULARY, (width,)).numpy().astype(np.int32)
         start, middle = width // 3, width * 2 // 3
         made.append(Tree(name, ids[:start], (Reply(ids[start:middle]), Reply(ids[middle:]))))
     return made

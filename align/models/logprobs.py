@@ -51,7 +51,8 @@ class Projection:
             scale = config.logits_scaling if "hyperclovax" in config.model_type else 1 / config.logits_scaling
         scale *= getattr(config, "logit_scale", None) or 1.0
         scale *= getattr(config, "lm_head_multiplier", None) or 1.0
-        return cls(scale, getattr(config, "final_logit_softcapping", None), temperature)
+        cap = getattr(config, "final_logit_softcapping", None) or getattr(config, "logits_soft_cap", None)
+        return cls(scale, cap, temperature)
 
     def logits(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | float]:
         """(n, V) logits, and their derivative by the bare projection: a number, or a tensor where there is a cap."""
@@ -131,8 +132,8 @@ def score(
 
 def hidden_states(model: nn.Module, batch: Batch) -> Tensor:
     """(R * T, D) last hidden states of a transformers model, with adapters if it carries any."""
-    model = model.get_base_model() if hasattr(model, "get_base_model") else model
-    backbone: Any = model.base_model
+    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    backbone = base.model if base.base_model is base else base.base_model
     states = backbone(input_ids=batch.ids, use_cache=False, **attention_inputs(backbone, batch)).last_hidden_state
     return states.flatten(0, 1)
 
@@ -163,4 +164,4 @@ class RewardModel(nn.Module):
         """(K,) float32 scores, read at each reply's last token."""
         base: Any = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         hidden = hidden_states(self.model, batch).index_select(0, batch.last)
-        return base.score(hidden)[:, 0].float()
+        return base.score(hidden.to(base.score.weight.dtype))[:, 0].float()
