@@ -249,7 +249,8 @@ def choose_pad(tokenizer: PreTrainedTokenizerBase, stop: tuple[int, ...], rows: 
             tokenizer.pad_token = tokenizer.convert_ids_to_tokens(candidate)
             return candidate
     if len(tokenizer) < rows:
-        tokenizer.add_special_tokens({"pad_token": "<pad>"})
+        name = "<pad>" if "<pad>" not in tokenizer.get_vocab() else "<|filler|>"
+        tokenizer.add_special_tokens({"pad_token": name})
         return len(tokenizer) - 1
     tokenizer.pad_token = None
     return next(i for i in range(rows) if i not in stop)

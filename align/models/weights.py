@@ -47,7 +47,9 @@ def load_model(
 
     fresh_head: the folder holds a language model; its output layer is left out and the score head is yet to be set.
     """
-    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "output_loading_info": True}
+    # Told to ignore tensors of another shape, transformers lists them; they are fatal below.
+    options: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    options["dtype"] = getattr(torch, dtype)
     if not Path(path).is_dir():
         options["revision"] = revision
     if head == "score":

@@ -20,7 +20,7 @@ def loss_of(policy: Policy) -> torch.Tensor:
 
 
 def gradients(policy: Policy) -> dict[str, torch.Tensor]:
-    return {name: parameter.grad.clone() for name, parameter in policy.trainable().items() if parameter.grad is not None}
+    return {name: p.grad.clone() for name, p in policy.trainable().items() if p.grad is not None}
 
 
 def assert_same(found, expected, tolerance=1e-5):
@@ -124,7 +124,8 @@ def test_a_new_adapter_computes_zero_and_depends_on_its_seed_alone(store, sft):
     second = load_policy(sft, store=store, train=True, lora=Lora(r=2), seed=5)
     assert numbers(first) == parent
     assert first.adapters.hashes() == second.adapters.hashes()
-    assert load_policy(sft, store=store, train=True, lora=Lora(r=2), seed=6).adapters.hashes() != first.adapters.hashes()
+    other = load_policy(sft, store=store, train=True, lora=Lora(r=2), seed=6)
+    assert other.adapters.hashes() != first.adapters.hashes()
 
 
 def test_alpha_is_twice_the_rank_unless_given(outside):

@@ -1,0 +1,69 @@
+"""Stand-ins: tiny models of the right architecture, rows of the right format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from align.config import Data, Model
+from align.data import load
+from align.data.formats import FORMATS
+from align.models.policy import load_policy
+from align.models.smoke import ROWS, stand_in
+
+NAMES = {
+    "HuggingFaceTB/SmolLM2-135M": "llama",
+    "meta-llama/Llama-3.1-8B-Instruct": "llama",
+    "Qwen/Qwen2.5-0.5B": "qwen2",
+    "Qwen/Qwen3-0.6B": "qwen3",
+    "Qwen/Qwen3-30B-A3B": "qwen3_moe",
+    "google/gemma-2b": "gemma",
+    "google/gemma-2-2b": "gemma2",
+    "google/gemma-3-1b-pt": "gemma3_text",
+    "mistralai/Mixtral-8x7B-v0.1": "mixtral",
+    "openai-community/gpt2": "gpt2",
+    "EleutherAI/pythia-70m": "gpt_neox",
+}
+
+
+@pytest.mark.parametrize("name, architecture", NAMES.items())
+def test_hub_names_get_their_architecture(name, architecture, store):
+    entry = stand_in(Model(path=name, dtype="bfloat16"), "key", Path(), store)
+    policy = load_policy(entry)
+    assert policy.model.config.model_type == architecture
+    assert policy.contract.dtype == "bfloat16"
+    assert sum(p.numel() for p in policy.model.parameters()) < 100_000
+
+
+def test_a_local_model_is_shrunk_from_its_own_config(outside, store):
+    real = outside("qwen2", hidden_size=64, intermediate_size=256, tie_word_embeddings=True)
+    policy = load_policy(stand_in(Model(path=Path(real.path).name), "key", Path(real.path).parent, store))
+    assert policy.model.config.model_type == "qwen2"
+    assert (policy.model.config.hidden_size, policy.model.config.intermediate_size) == (32, 64)
+    assert policy.model.config.tie_word_embeddings
+
+
+def test_what_the_recipe_says_about_a_model_stays(store):
+    entry = Model(path="some/model", template="raw", stop=("<|im_end|>",), quantize="4bit")
+    policy = load_policy(stand_in(entry, "key", Path(), store))
+    assert policy.contract.template == "raw"
+    assert policy.tokenizer.convert_ids_to_tokens(policy.contract.stop[0]) == "<|im_end|>"
+    assert policy.contract.quantize is None
+
+
+@pytest.mark.parametrize("form", [name for name in FORMATS if name != "records"])
+def test_every_format_has_rows_apart(form, store):
+    records = load(stand_in(Data(path="some/dataset", format=form), "key", Path(), store), 0, Path())
+    assert len({record.id for record in records}) == ROWS
+    assert isinstance(records[0], FORMATS[form].makes)
+
+
+def test_rows_without_a_format_are_pairs_which_serve_every_stage(store):
+    records = load(stand_in(Data(path="some/dataset", limit=5000, skip=100), "key", Path(), store), 0, Path())
+    assert records[0].kind == "preference"
+
+
+def test_the_toy_world_is_only_cut(store):
+    entry = Data(path="toy", options={"kind": "prompt"}, limit=500)
+    assert stand_in(entry, "key", Path(), store) == entry.model_copy(update={"limit": ROWS})
