@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from align.cli import artifacts, compare, describe, doctor, new, plan, run, sample
+from align.cli import artifacts, compare, data, describe, doctor, new, plan, run, sample
 from align.errors import AlignError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ for panel, verbs in {
 }.items():
     for verb in verbs:
         app.command(rich_help_panel=panel)(verb)
+app.add_typer(data.app, name="data", rich_help_panel="Recipes")
 
 
 def main() -> None:
