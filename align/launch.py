@@ -58,7 +58,8 @@ class Workers:
         self._send(0, job)
         for rank, event in self._events():
             if event is None:
-                yield {"event": "stage_failed", "stage": job.stage, "error": self._death(rank), "time": time.time()}
+                facts = {"error": self._death(rank), "log": str(job.log(rank)) if job.do == "run" else None}
+                yield {"event": "stage_failed", "stage": job.stage, "time": time.time(), **facts}
                 return
             if event["event"] == "stage_started":
                 for other in range(1, len(self._processes)):
@@ -142,8 +143,6 @@ def _environment(machine: Machine, rank: int, ranks: int, port: int) -> dict[str
     if ranks > 1:
         made |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
         made |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        if machine.device == "cpu":
-            made["ACCELERATE_USE_CPU"] = "true"
     return made
 
 

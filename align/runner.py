@@ -224,6 +224,7 @@ class _Run:
             inputs={name: self._input(name) for name in recipe.inputs(step.stage).values()},
             plugins=recipe.plugins, base=recipe.base, store=self.store.root.absolute(), machine=self.machine,
             code=code_of(type(stage)), commit=self._commit, unchecked=step.stage in self._pending, fresh=step.fresh,
+            smoke=recipe.smoke,
         )  # fmt: skip
 
     def _input(self, name: str) -> Input:

@@ -33,7 +33,7 @@ from pydantic import BaseModel
 
 from align import registry
 from align.config import Data, Model
-from align.errors import AlignError, Interrupted
+from align.errors import AlignError, DependencyError, Interrupted
 from align.machine import Machine
 from align.recipe.outside import mapped
 from align.stage import Context, Stage, seed_of
@@ -180,6 +180,8 @@ class Worker:
 
     def _compute(self, job: Job, emit: Callable[..., None]) -> tuple[Stage, dict[str, float]]:
         stage, context = self._prepare(job, emit)
+        if "RANK" in os.environ:
+            _join_ranks(job.machine)
         if job.unchecked:
             stage.check(context)
         metrics = stage.run(context)
@@ -247,6 +249,20 @@ def _seed(seed: int, torch_too: bool) -> None:
         import torch
 
         torch.manual_seed(seed)
+
+
+def _join_ranks(machine: Machine) -> None:
+    """Lets accelerate find the other ranks, on a GPU each where there are GPUs.
+
+    Done here because accelerate finds none, and every rank would train alone, where a stage asks for it on a machine
+    without GPUs and doesn't say `cpu=True`.
+    """
+    import torch
+    from accelerate import PartialState
+
+    state = PartialState(cpu=machine.device == "cpu" or not torch.cuda.is_available())
+    if state.num_processes != int(os.environ["WORLD_SIZE"]):
+        raise DependencyError(f"accelerate sees {state.num_processes} of {os.environ['WORLD_SIZE']} processes")
 
 
 def _clear_memory() -> None:

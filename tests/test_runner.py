@@ -59,9 +59,9 @@ class Toy:
     def recipe(self, *overrides: str) -> Recipe:
         return load(self.folder / "recipe.yaml", overrides)
 
-    def run(self, *overrides: str, processes: int = 1, **options: Any) -> Outcome:
+    def run(self, *overrides: str, processes: int = 1, device: Any = "auto", **options: Any) -> Outcome:
         self.events.clear()
-        machine = Machine(processes=processes)
+        machine = Machine(processes=processes, device=device, threads=1)
         return run(self.recipe(*overrides), self.store, machine, emit=self.events.append, **options)
 
     def told(self, *events: str) -> list[dict[str, Any]]:
@@ -255,6 +255,7 @@ def test_a_worker_that_dies_fails_its_stage_only(toy: Toy, monkeypatch) -> None:
     outcome = toy.run()
     assert outcome.states == {"a": "failed", "b": "skipped", "c": "finished"}
     assert "killed by SIGKILL; did it run out of memory?" in outcome.errors["a"]
+    assert toy.told("stage_failed")[0]["log"] == str(toy.store.root / "work" / _key(toy, "a") / "log.txt")
     assert toy.run().states == {"c": "cached", "a": "finished", "b": "finished"}
     assert sorted(toy.trace) == sorted(ALL)
 
@@ -302,7 +303,9 @@ def test_a_second_signal_stops_a_stage_that_does_not_listen(toy: Toy, monkeypatc
             assert process.poll() is None
         assert _runs(worker)
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+        said, _ = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert '"interrupted"' in said and '"stage_failed"' not in said
     assert not _runs(worker)
     assert toy.run().exit_code == 0
     assert toy.trace == ALL
@@ -324,20 +327,24 @@ def test_of_two_runs_at_once_the_second_waits_and_reuses(toy: Toy, monkeypatch) 
     assert sorted(toy.trace) == sorted(ALL)
 
 
-def test_ranks_run_together_and_rank_0_speaks(toy: Toy) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+def test_ranks_run_together_and_rank_0_speaks(toy: Toy, device: str, monkeypatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     toy.write("{stage: together}")
-    outcome = toy.run(processes=2)
-    assert outcome.states == {"a": "finished"}
-    assert outcome.artifacts["a"].metrics == {"ranks": 2.0}
-    ports = {(outcome.artifacts["a"].path / f"rank-{rank}").read_text() for rank in (0, 1)}
-    assert len(ports) == 1 and ports != {""}
+    outcome = toy.run(processes=2, device=device)
+    assert outcome.errors == {}
+    made = outcome.artifacts["a"]
+    assert made.metrics == {"sum": 1.0 + 2.0, "threads": 1.0}
+    assert {path.name for path in made.path.glob("rank-*")} == {"rank-0", "rank-1"}
     assert [e["text"] for e in toy.told("note")] == ["rank 0"]
-    assert "this is rank 0" in (outcome.artifacts["a"].path / "log.txt").read_text()
+    assert "this is rank 0" in (made.path / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_a_rank_that_fails_ends_the_others(toy: Toy) -> None:
     toy.write("{stage: together, failing_rank: 1}")
-    outcome = toy.run(processes=2)
+    outcome = toy.run(processes=2, device="cpu")
     assert outcome.errors == {"a": "ValueError: rank 1 is broken"}
     assert "rank 1 is broken" in Path(toy.told("stage_failed")[0]["log"]).read_text()
 
@@ -348,6 +355,10 @@ def test_a_key_that_is_not_final_is_no_key_to_run_under(toy: Toy, monkeypatch) -
     assert plan(toy.recipe(), toy.store).steps[0].state == "blocked"
     with pytest.raises(RecipeError, match="the hub does not answer"):
         toy.run()
+
+
+def _key(toy: Toy, stage: str) -> str:
+    return next(step.key for step in plan(toy.recipe(), toy.store).steps if step.stage == stage)
 
 
 def _runs(process: int) -> bool:

@@ -120,6 +120,8 @@ def test_a_commit_killed_at_any_line_leaves_nothing_or_all_and_can_be_repeated(s
     lines, recovered, kill = 0, 0, True
     while kill:
         fill(store)
+        for name in "abcdef":  # more than one, so that a copy in place of the rename has its manifest in the middle
+            (store.root / "work" / KEY / "out" / name).touch()
         kill = killed_after(lines, lambda: store.commit(KEY, "policy", {"loss": 0.5}, {"stage": "sft", "inputs": {}}))
         found = store.find(KEY)
         assert found is None or found.damage() == []
