@@ -1,0 +1,209 @@
+"""The training stages as a recipe runs them: the loss that is named is the one that runs, from the right reference,
+and a stage that was stopped ends with the same bits as one that was not."""
+
+import dataclasses
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn.functional import logsigmoid
+
+from align.config import Lora
+from align.data.chat import Chat
+from align.errors import CheckError, Interrupted
+from align.models.policy import load_policy
+from align.records import Message, Preference
+from align.stages.dpo import DPO
+from align.stages.reward_model import RewardModel
+from align.stages.sft import SFT
+from align.store import Artifact
+
+GOOD = ["the cat sat on the mat", "a happy dog ran", "so very good and happy", "the dog sat"]
+BAD = ["bad log", "the sad cat fell off the log and ran", "so bad", "sad sad sad"]
+ASKED = ["the cat and the dog", "a log", "then the cat", "so a dog fell"]
+OPTIM = {"lr": 3e-3, "batch_size": 4, "schedule": "constant", "warmup": 0.0}
+LORA = {"r": 4, "targets": ["q_proj", "v_proj"]}
+
+
+@pytest.fixture
+def pairs(rows):
+    return rows("pairs", *(
+        {"prompt": p, "chosen": c, "rejected": r} for p, c, r in zip(ASKED, GOOD, BAD, strict=True)
+    ))  # fmt: skip
+
+
+def made(stage, context, inputs, **values) -> tuple[Artifact, list[dict]]:
+    """The artifact of a stage that was run in a fresh context, and its steps."""
+    ctx = context(inputs, **values)
+    stage.check(ctx)
+    metrics = stage.run(ctx)
+    steps = [e for e in context.events if e["event"] == "step"]
+    kind = stage.makes
+    (ctx.out / "manifest.json").write_text(json.dumps({"kind": kind, "key": "made", "metrics": metrics, "files": {}}))
+    return Artifact(kind, "made", ctx.out, metrics), steps
+
+
+def logps(artifact: Artifact, store=None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sums and counts (pairs, 2) of the replies' log-probs, by the model's own logits, each row alone."""
+    policy = load_policy(artifact, store=store)
+    sums = torch.zeros(len(ASKED), 2, dtype=torch.double)
+    counts = torch.zeros_like(sums)
+    for i, (asked, *replies) in enumerate(zip(ASKED, GOOD, BAD, strict=True)):
+        for j, reply in enumerate(replies):
+            prompt = (Message("user", asked),)
+            chat: Chat = policy.chat
+            before, after = chat.prompt(prompt), chat.reply(prompt, (Message("assistant", reply),))
+            with torch.no_grad():
+                logits = policy.model(torch.tensor([before + after])).logits[0, len(before) - 1 : -1].double()
+            sums[i, j] = logits.log_softmax(-1)[torch.arange(len(after)), after].sum()
+            counts[i, j] = len(after)
+    return sums, counts
+
+
+def expected(loss: str, sums: torch.Tensor, reference: torch.Tensor, counts: torch.Tensor) -> float:
+    """The formulas of the papers, written out once more; beta 0.3, smoothing 0.1 where there is one, gamma 0.5."""
+    chosen, rejected = (sums - reference).unbind(1)
+    mean_chosen, mean_rejected = (sums / counts).unbind(1)
+    h = 0.3 * (chosen - rejected)
+    match loss:
+        case "sigmoid":
+            losses = -0.9 * logsigmoid(h) - 0.1 * logsigmoid(-h)
+        case "robust":
+            losses = (-0.9 * logsigmoid(h) + 0.1 * logsigmoid(-h)) / 0.8
+        case "ipo":
+            ratios = (sums - reference) / counts
+            losses = (ratios[:, 0] - ratios[:, 1] - 1 / 0.6) ** 2
+        case "hinge":
+            losses = torch.clamp(1 - h, min=0)
+        case "simpo":
+            losses = -logsigmoid(0.3 * (mean_chosen - mean_rejected) - 0.5)
+        case _:
+            odds = [m - torch.log(1 - torch.exp(m)) for m in (mean_chosen, mean_rejected)]
+            losses = -mean_chosen - 0.3 * logsigmoid(odds[0] - odds[1])
+    return losses.mean().item()
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "robust", "ipo", "hinge", "simpo", "orpo"])
+def test_the_loss_that_is_named_is_the_one_that_runs(loss, artifacts, context, pairs):
+    """Trap 25. The second step's loss is that of the policy after one step, against the policy before it."""
+    options = {"beta": 0.3}
+    options |= {"smoothing": 0.1} if loss in ("sigmoid", "robust") else {"gamma": 0.5} if loss == "simpo" else {}
+    inputs = {"base": artifacts["base"], "pairs": pairs}
+    stage = {"policy": "$base", "data": "$pairs", "loss": loss, "max_length": 64, "optim": OPTIM, **options}
+    reference, counts = logps(artifacts["base"])
+    once, _ = made(DPO(**stage), context, inputs)
+    after, _ = logps(once)
+    for file in (once.path.parent / "work").rglob("*"):
+        assert not file.is_file() or "checkpoints" not in str(file)  # nothing to go on from: the next run is fresh
+    _, steps = made(DPO(**stage, epochs=2), context, inputs)
+    assert [s["steps"] for s in steps] == [2, 2]
+    assert steps[0]["loss"] == pytest.approx(expected(loss, reference, reference, counts), abs=1e-4)
+    assert steps[1]["loss"] == pytest.approx(expected(loss, after, reference, counts), abs=1e-4)
+    assert steps[1]["loss"] < steps[0]["loss"]
+
+
+def test_the_reference_of_an_adapter_on_an_adapter_is_the_parent(artifacts, context, pairs, tmp_path):
+    """Trap 1: log-ratios are 0 at step 0, and the stored numbers are those of the parent loaded alone, not its base's."""
+    inputs = {"base": artifacts["base"], "pairs": pairs}
+    sft = SFT(policy="$base", data="$pairs", lora=LORA, max_length=64, epochs=8, optim=OPTIM | {"lr": 0.02})
+    tuned, _ = made(sft, context, inputs)
+    parent = Artifact("policy", "parent", tmp_path / "parent")
+    tuned.path.rename(parent.path)
+    base = json.loads((parent.path / "base.json").read_text())
+    assert base == {"artifact": "key-of-base"}
+    ctx = context({"parent": parent, "pairs": pairs})
+    (ctx.store.root / "artifacts").mkdir(parents=True)
+    shutil.copytree(artifacts["base"].path, ctx.store.root / "artifacts" / "key-of-base")
+    manifest = {"kind": "policy", "key": "key-of-base", "metrics": {}, "files": {}}
+    (ctx.store.root / "artifacts" / "key-of-base" / "manifest.json").write_text(json.dumps(manifest))
+    dpo = DPO(policy="$parent", data="$pairs", lora=LORA, max_length=64, beta=0.3, optim=OPTIM)
+    dpo.run(ctx)
+    (first,) = [e for e in context.events if e["event"] == "step"]
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-3)
+    (stored,) = (tmp_path / "store" / "cache" / "reference").rglob("logps.npy")
+    alone, _ = logps(parent, ctx.store)
+    bare, _ = logps(artifacts["base"])
+    assert np.load(stored) == pytest.approx(alone.numpy(), abs=1e-3)
+    assert np.abs(np.load(stored) - bare.numpy()).max() > 0.1
+
+
+def tensors(folder) -> dict[str, torch.Tensor]:
+    return {
+        f"{file.parent.name}/{file.stem}/{name}": tensor
+        for file in sorted(folder.rglob("*.safetensors"))
+        for name, tensor in load_file(file).items()
+    }
+
+
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("kind", [SFT, RewardModel, DPO])
+def test_a_stage_that_was_stopped_ends_with_the_same_bits(kind, lora, artifacts, context, pairs, tmp_path):
+    """Trap 16, for each training stage, with and without an adapter."""
+    inputs = {"base": artifacts["base"], "pairs": pairs}
+    stage = kind(policy="$base", data="$pairs", lora=lora, max_length=64, epochs=4, optim=OPTIM)
+    straight, _ = made(stage, context, inputs)
+    whole = tensors(straight.path)
+    straight.path.rename(tmp_path / "straight")
+    stops = iter([False, True])
+    with pytest.raises(Interrupted, match="step 2 of 4"):
+        stage.run(dataclasses.replace(context(inputs), stopping=lambda: next(stops)))
+    resumed, steps = made(stage, context, inputs)
+    assert [s["step"] for s in steps] == [3, 4]
+    again = tensors(resumed.path)
+    assert whole.keys() == again.keys() and whole
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def test_recomputing_activations_changes_no_step(artifacts, context, pairs):
+    inputs = {"base": artifacts["base"], "pairs": pairs}
+    losses = []
+    for lora in (None, Lora(**LORA)):
+        stage = DPO(policy="$base", data="$pairs", lora=lora, max_length=64, epochs=3, optim=OPTIM)
+        for checkpointing in (False, True):
+            _, steps = made(stage, context, inputs, checkpointing=checkpointing)
+            losses.append([s["loss"] for s in steps])
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+    assert losses[3] == pytest.approx(losses[2], abs=1e-5)
+    assert losses[2] != pytest.approx(losses[0], abs=1e-4)
+
+
+def test_a_reward_model_is_tested_beside_a_ruler(artifacts, context, pairs):
+    stage = RewardModel(policy="$base", data="$pairs", test="$pairs", max_length=64, epochs=12, optim=OPTIM)
+    reward, _ = made(stage, context, {"base": artifacts["base"], "pairs": pairs})
+    assert reward.metrics["test_accuracy"] == 1.0  # it has seen these
+    assert reward.metrics["longer_wins"] == pytest.approx(2.5 / 4)  # won, lost, won, tied
+    assert reward.metrics["length_accuracy"] == pytest.approx(2.5 / 4)
+    assert reward.metrics["test_accuracy_low"] < 1 <= reward.metrics["test_accuracy_high"]
+
+
+def test_what_would_train_wrongly_is_refused_before_anything_computes(artifacts, context, rows, pairs):
+    inputs = {"base": artifacts["base"], "pairs": pairs}
+    with pytest.raises(CheckError, match=r"batch_size is 8, but there are only 4 rows"):
+        SFT(policy="$base", data="$pairs", max_length=64, optim={"batch_size": 8}).check(context(inputs))
+    with pytest.raises(CheckError, match=r"max_length: 1024 is more than the model has positions; set it to 96"):
+        SFT(policy="$base", data="$pairs", optim=OPTIM).check(context(inputs))
+    said = [(Message("assistant", word),) for word in ("cat", "dog")]
+    soft = Preference("a", (Message("user", "the"),), *said, label=0.8)
+    inputs["soft"] = rows("soft", *[soft.row()] * 4)
+    with pytest.raises(CheckError, match="hinge takes no soft labels, but 4 pairs have one"):
+        DPO(policy="$base", data="$soft", loss="hinge", max_length=64, optim=OPTIM).check(context(inputs))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"loss": "ipo", "smoothing": 0.1}, "smoothing has no effect with loss: ipo"),
+        ({"gamma": 1.0}, "gamma has no effect with loss: sigmoid"),
+        ({"loss": "robust"}, "robust without smoothing"),
+        ({"lora": {"dropout": 0.1}}, r"lora.dropout must be 0 in dpo"),
+        ({"validation": {"share": 0.1, "data": "$x"}}, "share has no effect where data is given"),
+    ],
+)
+def test_fields_that_would_have_no_effect_are_refused(fields, message):
+    """Trap 11."""
+    with pytest.raises(ValueError, match=message):
+        DPO(policy="$base", data="$pairs", **fields)
