@@ -107,7 +107,7 @@ def preference(
             raise DataError(f"not a Preference: {name!r} ends with a message of the {reply[-1].role}")
     if chosen == rejected:
         raise DataError("not a Preference: 'chosen' and 'rejected' are the same")
-    return Preference(prompt_id(prompt), prompt, chosen, rejected, margin, label, weight, extra)
+    return Preference(prompt_id(prompt), prompt, chosen, rejected, margin, label, weight, extra=extra)
 
 
 def number(value: Any, name: str) -> float:

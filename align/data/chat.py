@@ -74,6 +74,7 @@ class Chat:
         self._special = re.compile("|".join(map(re.escape, special)) or r"(?!)")
         self._special_at_end = re.compile(rf"(?:{self._special.pattern})\Z")
         self._end = re.compile(rf"(?:\s|{self._special.pattern})*?(?:{'|'.join(ends)})")
+        self._ended = re.compile(rf"(?:{'|'.join(ends)})\Z")
         self._short: dict[str, list[int]] = {}
         self._marked = GENERATION.search(self.template) is not None
         self._values: dict[str, Any] = {**tokenizer.special_tokens_map, "date_string": DATE}
@@ -159,8 +160,7 @@ class Chat:
         pieces = self._cut(messages, text, marks if self._marked else None)
         if pieces[-1].turn is None:  # what the template writes after the last reply's end
             pieces.pop()
-        ended = self._end.search(pieces[-1].text) is not None
-        return pieces if ended else [*pieces[:-1], replace(pieces[-1], stop=True)]
+        return pieces if self._ended.search(pieces[-1].text) else [*pieces[:-1], replace(pieces[-1], stop=True)]
 
     def _cut(self, messages: Messages, text: str, marks: list[tuple[int, int]] | None) -> list[Piece]:
         pieces, at = [], 0

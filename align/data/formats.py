@@ -153,7 +153,7 @@ def hh_transcript(row: Columns, options: Options) -> Iterator[Record]:
 
 
 @row_format("pairs", needs=("chosen", "rejected"), makes=Preference,
-            example={"prompt": "Why is the sky blue?", "chosen": "Air scatters blue.", "rejected": "It isn't."})
+            example={"prompt": "Name a colour.", "chosen": "Red.", "rejected": "Dog."})  # fmt: skip
 def pairs(row: Columns, options: Options) -> Iterator[Record]:
     """Two replies as text or messages; the prompt as text or messages (`prompt`, or ShareGPT's `conversations`), or
     implied: the turns with which both begin. `margin`, or the difference of `score_chosen` and `score_rejected`, is
@@ -225,7 +225,7 @@ def ranked(row: Columns, options: Options) -> Iterator[Record]:
 
 
 @row_format("self_instruct", needs=("instruction", "instances"), makes=Demonstration,
-            example={"instruction": "Translate to French.", "instances": [{"input": "cat", "output": "chat"}]})
+            example={"instruction": "Translate to French.", "instances": [{"input": "a", "output": "un"}]})  # fmt: skip
 def self_instruct(row: Columns, options: Options) -> Iterator[Record]:
     """An instruction with `instances` of `input` and `output`: one Demonstration each."""
     for one in row["instances"]:
@@ -233,7 +233,7 @@ def self_instruct(row: Columns, options: Options) -> Iterator[Record]:
 
 
 @row_format("alpaca", needs=("instruction", "output"), makes=Demonstration,
-            example={"instruction": "Translate to French.", "input": "cat", "output": "chat"})
+            example={"instruction": "Translate to French.", "input": "cat", "output": "chat"})  # fmt: skip
 def alpaca(row: Columns, options: Options) -> Iterator[Record]:
     """`instruction`, optional `input` (joined by a blank line) and `output`; optional `system`."""
     asked = "\n\n".join(text(row[k]) for k in ("instruction", "input") if row.get(k))
@@ -242,7 +242,7 @@ def alpaca(row: Columns, options: Options) -> Iterator[Record]:
 
 
 @row_format("sharegpt", needs=("conversations",), makes=Demonstration,
-            example={"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello!"}]})
+            example={"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hi!"}]})  # fmt: skip
 def sharegpt(row: Columns, options: Options) -> Iterator[Record]:
     """`conversations` with `from` (human, gpt, system, ...) and `value`; optional `system`."""
     yield demonstration(system(row) + turns(row["conversations"]), rest(row, "conversations", "system"))
@@ -254,7 +254,7 @@ def _labelled(row: Columns) -> bool:
 
 
 @row_format("unpaired", needs=("label",), makes=Rated, fits=_labelled,
-            example={"prompt": "Name a colour.", "completion": "Red.", "label": True})
+            example={"prompt": "Name a colour.", "completion": "Red.", "label": True})  # fmt: skip
 def unpaired(row: Columns, options: Options) -> Iterator[Record]:
     """One reply with a `label`: a thumb (true, false) or a score; `messages`, or `prompt` and `completion`."""
     if "messages" in row:
@@ -271,14 +271,15 @@ def unpaired(row: Columns, options: Options) -> Iterator[Record]:
 
 
 @row_format("messages", needs=("messages",), makes=Demonstration,
-            example={"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]})
+            example={"messages": [
+                {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]})  # fmt: skip
 def chat_messages(row: Columns, options: Options) -> Iterator[Record]:
     """`messages` with `role` and `content`."""
     yield demonstration(turns(row["messages"]), rest(row, "messages"))
 
 
 @row_format("prompt_completion", needs=("prompt", "completion"), makes=Demonstration,
-            example={"prompt": "Name a colour.", "completion": "Red."})
+            example={"prompt": "Name a colour.", "completion": "Red."})  # fmt: skip
 def prompt_completion(row: Columns, options: Options) -> Iterator[Record]:
     """`prompt` and `completion` as text or messages; only the completion is supervised."""
     context, reply = conversation(row["prompt"], "user"), conversation(row["completion"], "assistant")
@@ -289,14 +290,14 @@ def prompt_completion(row: Columns, options: Options) -> Iterator[Record]:
 
 
 @row_format("question_answer", needs=("question", "answer"), makes=Demonstration,
-            example={"question": "What is 2 + 3?", "answer": "2 + 3 = 5\n#### 5"})
+            example={"question": "What is 2 + 3?", "answer": "2 + 3 = 5\n#### 5"})  # fmt: skip
 def question_answer(row: Columns, options: Options) -> Iterator[Record]:
     """`question` and `answer`, as in GSM8K."""
     yield demonstration((user(row["question"]), assistant(row["answer"])), rest(row, "question", "answer"))
 
 
 @row_format("prompt", needs=("prompt",), makes=Prompt, fits=lambda row: not isinstance(row["prompt"], dict),
-            example={"prompt": "Why is the sky blue?"})
+            example={"prompt": "Why is the sky blue?"})  # fmt: skip
 def prompts(row: Columns, options: Options) -> Iterator[Record]:
     """`prompt` as text or messages."""
     yield prompt(conversation(row["prompt"], "user"), rest(row, "prompt"))

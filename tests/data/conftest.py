@@ -1,4 +1,4 @@
-"""Inputs of the data tests: files written on the spot, a byte-level tokenizer, and the real folder where there is one."""
+"""Inputs of the data tests: files written on the spot, a byte-level tokenizer, and real files where there are any."""
 
 from __future__ import annotations
 

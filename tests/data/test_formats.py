@@ -104,7 +104,11 @@ def test_hh_transcripts_become_demonstrations():
 
 
 def test_pairs_of_texts_of_messages_and_of_whole_conversations_are_the_same_pair():
-    asked, yes, no = {"role": "user", "content": "q"}, {"role": "assistant", "content": "y"}, {"from": "gpt", "value": "n"}
+    asked, yes, no = (
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": "y"},
+        {"from": "gpt", "value": "n"},
+    )
     rows = [
         {"prompt": "q", "chosen": "y", "rejected": "n"},
         {"prompt": [asked], "chosen": [yes], "rejected": [no]},
@@ -119,7 +123,9 @@ def test_pairs_of_texts_of_messages_and_of_whole_conversations_are_the_same_pair
 
 def test_implied_prompts_end_before_the_assistant_where_replies_begin_alike():
     def turns(*said):
-        return [{"role": role, "content": content} for role, content in zip(("user", "assistant") * 2, said, strict=False)]
+        return [
+            {"role": role, "content": content} for role, content in zip(("user", "assistant") * 2, said, strict=False)
+        ]
 
     record = one({"chosen": turns("a", "b", "c", "d"), "rejected": turns("a", "b", "x", "d")})
     assert record.prompt == (user("a"),) and record.chosen == (assistant("b"), user("c"), assistant("d"))
@@ -191,7 +197,8 @@ def test_a_missing_column_is_named_with_the_ones_there_and_the_way_out():
     with pytest.raises(DataError) as error:
         read({"prompt": "q", "answer": "r"}, FORMATS["prompt_completion"], {})
     assert str(error.value) == (
-        "not a Demonstration: 'completion' is missing (columns here: prompt, answer). Map it: columns: {completion: answer}"
+        "not a Demonstration: 'completion' is missing (columns here: prompt, answer). "
+        "Map it: columns: {completion: answer}"
     )
 
 
@@ -211,8 +218,8 @@ REAL = [
     ("hh-rlhf/test.jsonl.gz", {"on_bad_row": "skip"}, Preference, 2303),
     ("llama-factory-demo/dpo_en_demo.json", {}, Preference, 300),
     ("llama-factory-demo/kto_en_demo.json", {}, Rated, 300),
-    ("llama-factory-demo/v1_dpo_demo.jsonl", {"columns": {"chosen": "chosen_messages", "rejected": "rejected_messages"}},
-     Preference, 10),
+    ("llama-factory-demo/v1_dpo_demo.jsonl",
+     {"columns": {"chosen": "chosen_messages", "rejected": "rejected_messages"}}, Preference, 10),
     ("llama-factory-demo/identity.json", {}, Demonstration, 91),
     ("open-assistant/en_100_tree.jsonl", {}, Preference, 212),
     ("self-instruct", {}, Demonstration, 175 + 252),
