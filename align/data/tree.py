@@ -152,16 +152,15 @@ def collate(trees: Sequence[Tree], layout: Layout = "tree", pad: int = 0) -> Bat
                 last.append(row * width + (end if end > begin else fork) - 1)
             until[row, start:fork] = end
             chains[row] += len(replies)
-            if chains[row] == 1:  # transformers would read positions that start again as a second, packed text
-                positions[row, end:] = np.arange(end, width)
-            else:
-                positions[row, end:] = 0
+    causal = bool((chains == 1).all())
+    if causal:  # in padding too, or transformers reads positions that start again as a second, packed text
+        positions[:] = np.arange(width)
     counts = torch.tensor([len(t) for t in target])
     return Batch(
         ids=torch.from_numpy(ids),
         positions=torch.from_numpy(positions),
         until=torch.from_numpy(until),
-        causal=bool((chains == 1).all()),
+        causal=causal,
         source=torch.from_numpy(np.concatenate(source)),
         target=torch.from_numpy(np.concatenate(target)),
         owner=torch.repeat_interleave(torch.arange(len(counts)), counts),

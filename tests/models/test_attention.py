@@ -1,0 +1,84 @@
+"""Which models get trees, and that a mask means the same in each of its forms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from align.data.tree import Tree, collate
+from align.errors import CheckError
+from align.models.attention import block_mask, dense_mask, layout_for
+from align.models.logprobs import Projection
+
+FAMILIES = ["gpt2", "llama", "qwen2", "qwen3", "gemma", "mixtral", "phi3", "gpt_neox", "opt", "cohere", "granite"]
+SMALL_HYBRID = {
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "attn_layer_period": 2,
+    "attn_layer_offset": 1,
+    "mamba_d_state": 4,
+}
+
+
+def config_of(family: str, **fields: Any) -> Any:
+    from transformers import AutoConfig
+
+    return AutoConfig.for_model(family, **fields)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_models_of_plain_attention_get_trees(family: str) -> None:
+    layout, reason = layout_for(config_of(family))
+    assert layout == "tree", reason
+
+
+def test_a_window_shorter_than_the_row_means_plain_rows_and_a_longer_one_does_not() -> None:
+    config = config_of("mistral", sliding_window=512)
+    assert layout_for(config, max_row=512)[0] == "tree"
+    layout, reason = layout_for(config, max_row=513)
+    assert layout == "plain" and "computes trees wrongly" in reason
+
+
+def test_a_state_space_hybrid_gets_plain_rows() -> None:
+    layout, reason = layout_for(config_of("jamba", **SMALL_HYBRID))
+    assert layout == "plain" and "computes trees wrongly" in reason
+
+
+@pytest.mark.parametrize("family", ["bloom", "mpt"])
+def test_linear_biases_mean_plain_rows(family: str) -> None:
+    assert layout_for(config_of(family))[0] == "plain"
+
+
+def test_a_projection_that_we_would_get_wrong_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Projection, "of", classmethod(lambda cls, model, temperature=1.0: cls()))
+    with pytest.raises(CheckError, match="own logits"):
+        layout_for(config_of("granite", logits_scaling=8.0))
+
+
+def test_the_check_leaves_the_run_its_random_numbers() -> None:
+    torch.manual_seed(3)
+    wanted = torch.rand(1)
+    torch.manual_seed(3)
+    layout_for(config_of("llama"))
+    assert torch.equal(torch.rand(1), wanted)
+
+
+def test_a_mask_shows_the_prompt_and_the_reply_itself() -> None:
+    """One tree of prompt 0-1, replies 2-3 and 4, and one token of padding, written out."""
+    until = torch.tensor([[5, 5, 4, 4, 5, 6]])
+    seen = [[1, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 1, 0]]
+    seen.append([0, 0, 0, 0, 0, 1])
+    assert (dense_mask(until, torch.float32)[0, 0] == 0).int().tolist() == seen
+
+
+def test_block_masks_of_flex_attention_show_what_dense_masks_show(pairs: list[Tree]) -> None:
+    until = collate(pairs).until
+    mask, (rows, width) = block_mask(until), until.shape
+    index = [torch.arange(n).view([-1 if d == i else 1 for d in range(3)]) for i, n in enumerate((rows, width, width))]
+    seen = mask.mask_mod(index[0], torch.tensor(0), index[1], index[2])
+    assert torch.equal(seen, dense_mask(until, torch.float32)[:, 0] == 0)
