@@ -107,7 +107,7 @@ def test_the_loss_that_is_named_is_the_one_that_runs(loss, artifacts, context, p
 
 
 def test_the_reference_of_an_adapter_on_an_adapter_is_the_parent(artifacts, context, pairs, tmp_path):
-    """Trap 1: log-ratios are 0 at step 0, and the stored numbers are those of the parent loaded alone, not its base's."""
+    """Trap 1: log-ratios are 0 at step 0; what is stored is the parent loaded alone, not its base."""
     inputs = {"base": artifacts["base"], "pairs": pairs}
     sft = SFT(policy="$base", data="$pairs", lora=LORA, max_length=64, epochs=8, optim=OPTIM | {"lr": 0.02})
     tuned, _ = made(sft, context, inputs)
