@@ -197,7 +197,7 @@ class _State:
 
     def keep(self, rows: Tensor) -> None:
         """Goes on with these rows; one may come several times."""
-        self.cache.reorder_cache(rows)
+        self.cache.reorder_cache(rows)  # pyright: ignore[reportArgumentType] - any integer tensor does
         self.mask, self.position, self.logits = self.mask[rows], self.position[rows], self.logits[rows]
 
     def feed(self, token: Tensor) -> None:
@@ -230,13 +230,14 @@ class _Growing(DynamicLayer):
         seen = self.get_seq_length()
         end = seen + key_states.shape[-2]
         if self.room is None or end > self.room[0].shape[-2]:
+            assert self.keys is not None and self.values is not None
             self.room = _room(self.keys, end), _room(self.values, end)
         for buffer, states in zip(self.room, (key_states, value_states), strict=True):
             buffer[:, :, seen:end] = states
         self.keys, self.values = self.room[0][:, :, :end], self.room[1][:, :, :end]
         return self.keys, self.values
 
-    def reorder_cache(self, beam_idx: Tensor) -> None:
+    def reorder_cache(self, beam_idx: Any) -> None:
         super().reorder_cache(beam_idx)
         self.room = None
 

@@ -37,8 +37,11 @@ Better = Literal["higher", "lower"] | None
 class Reward(Protocol):
     """Scores replies, one for each prompt given."""
 
-    name: str
-    better: Better
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def better(self) -> Better: ...
 
     def __call__(self, prompts: Sequence[Prompt], replies: Sequence[str]) -> list[float]: ...
 

@@ -12,7 +12,7 @@ from align.data import read, write
 from align.data.fields import DataField
 from align.errors import CheckError
 from align.records import Text
-from align.rewards.base import Reward, RewardField, load, names
+from align.rewards.base import Better, Reward, RewardField, load, names
 from align.stage import Context, PolicyRef, Stage, seed_of
 
 if TYPE_CHECKING:
@@ -75,7 +75,8 @@ class Compare(Stage):
 
         rewards = [load(reward, ctx) for reward in self.rewards]
         answers, measures = self._measured(ctx, rewards)
-        better = {reward.name: reward.better for reward in rewards} | {"nll": "lower", "perplexity": "lower"}
+        better: dict[str, Better] = {reward.name: reward.better for reward in rewards}
+        better |= {"nll": "lower", "perplexity": "lower"}
         prompts = len({sample.id for sample in next(iter(answers.values())).samples})
         settings = self.sampling.model_dump() | {"seed": ctx.seed, "prompts": prompts, "templates": self.templates}
         settings["base"] = (self.base or self.policies[0]).name

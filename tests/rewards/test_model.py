@@ -1,0 +1,70 @@
+"""Reward models from outside, by the scores that transformers itself gives."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
+
+from align.config import Data
+from align.errors import DataError
+from align.machine import Machine
+from align.records import Message, Prompt
+from align.rewards.base import RewardSpec, load
+from align.rewards.model import TrainedReward
+
+WORDS = ("<unk>", "<s>", "</s>", "<pad>", "User:", "Assistant:", "the", "cat", "sat", "ran", "off", "good", "bad")
+PROMPTS = [Prompt(text, (Message("user", text),)) for text in ("the cat", "the cat sat off the cat", "good")]
+REPLIES = ["sat", "ran off", ""]
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory):
+    """A folder with a tiny sequence classifier of random weights, as others would publish it."""
+    folder = tmp_path_factory.mktemp("judge")
+    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    PreTrainedTokenizerFast(tokenizer_object=made, **special).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(WORDS), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
+        max_position_embeddings=24, num_labels=1, initializer_range=0.3, bos_token_id=1, eos_token_id=2, pad_token_id=3,
+    )  # fmt: skip
+    LlamaForSequenceClassification(config).save_pretrained(folder)
+    return folder
+
+
+def scorer(judge, **machine):
+    context = SimpleNamespace(base=judge.parent, store=None, stage="it", machine=Machine(device="cpu", **machine))
+    spec = RewardSpec.model_validate({"model": {"path": judge.name, "template": "plain"}, "name": "judge"})
+    return load(spec, context)
+
+
+def test_scores_are_those_of_the_classifier_read_at_the_end_of_the_reply(judge):
+    scored = scorer(judge)
+    assert (scored.name, scored.better) == ("judge", "higher")
+    classifier = LlamaForSequenceClassification.from_pretrained(judge).eval()
+    for prompt, reply, found in zip(PROMPTS, REPLIES, scored(PROMPTS, REPLIES), strict=True):
+        text = f"User: {prompt.prompt[0].content} Assistant: {reply} </s>"
+        ids = torch.tensor([[WORDS.index(word) for word in text.split()]])
+        with torch.no_grad():
+            assert found == pytest.approx(classifier(ids).logits.item(), abs=1e-5)
+
+
+def test_a_score_does_not_depend_on_what_is_scored_beside_it(judge):
+    together = scorer(judge)(PROMPTS, REPLIES)
+    alone = [scorer(judge, max_tokens=16)([p], [r])[0] for p, r in zip(PROMPTS, REPLIES, strict=True)]
+    assert together == pytest.approx(alone, abs=1e-5)
+    assert len({round(score, 3) for score in together}) == 3
+
+
+def test_what_the_model_cannot_read_is_an_error(judge):
+    with pytest.raises(DataError, match="reads at most 24 tokens, and prompt good with its reply has 34"):
+        scorer(judge)([PROMPTS[2]], ["cat " * 30])
+
+
+def test_a_dataset_is_no_reward_model():
+    with pytest.raises(DataError, match=r"stages.it: 'demos' is a dataset"):
+        TrainedReward.load(Data(path="x"), SimpleNamespace(stage="it"), "demos")
