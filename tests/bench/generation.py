@@ -57,7 +57,7 @@ def speed(run: Callable[..., int], *given: object) -> float:
 def main() -> None:
     torch.set_num_threads(1)
     policy = load_policy(Model(path=str(SHARED / "models/stories260K"), template="raw"))
-    print(f"{'prompts':>8}{'replies':>8}{'tokens':>8}{'align':>10}{'generate':>10}{'ratio':>7}   tokens a second of one thread")
+    print(f"{'prompts':>8}{'replies':>8}{'tokens':>8}{'align':>10}{'generate':>10}{'ratio':>7}   tokens/s, one thread")
     for count, n, limit in CASES:
         asked, sampling = prompts(count), Sampling(n=n, max_new_tokens=limit)
         best = [0.0, 0.0]
