@@ -99,7 +99,8 @@ def _tree(ancestor: Ancestor) -> Tree:
 
 def _label(ancestor: Ancestor) -> Text:
     made = ancestor.artifact
-    label = Text.assemble((f"{ancestor.field}: " if ancestor.field else "", "dim"), (ancestor.name, "bold"))
+    label = Text(no_wrap=True, overflow="ellipsis")
+    label.append(f"{ancestor.field}: " if ancestor.field else "", "dim").append(ancestor.name, "bold")
     if made is None:
         return label.append(f"  {ancestor.key}", "dim")
     return label.append(f"  {made.kind} {made.key[:SHORT]}  {text.metrics(made.metrics)}", "dim")

@@ -75,8 +75,8 @@ def _run(
         shown({"event": "run_started", "recipe": "compare", "stages": {"compare": "compare"}})
         shown({"event": "stage_started", "stage": "compare"})
         context = Context(
-            stage="compare", type="compare", key="", seed=seed, inputs=inputs, keys=_keys(inputs, store, seed), store=store,
-            machine=settings, work=out, out=out, base=Path.cwd(),
+            stage="compare", type="compare", key="", seed=seed, base=Path.cwd(),
+            inputs=inputs, keys=_keys(inputs, store, seed), store=store, machine=settings, work=out, out=out,
             emit=lambda event, **values: shown({"event": event, "stage": "compare", **values}),
         )  # fmt: skip
         stage.check(context)

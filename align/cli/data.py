@@ -103,7 +103,9 @@ def _context(recipe: Recipe, name: str, store: Store, console: Console) -> Conte
     for wanted in recipe.inputs(name).values():
         found = recipe.models.get(wanted) or recipe.data.get(wanted) or store.find(keys[wanted].value)
         if found is None:
-            raise RecipeError(f"{name} needs the result of {wanted!r}: align run {text.place(recipe.file)} --until {wanted}")
+            raise RecipeError(
+                f"{name} needs the result of {wanted!r}: align run {text.place(recipe.file)} --until {wanted}"
+            )
         inputs[wanted] = found
     work = store.root / "work" / keys[name].value
     return Context(
@@ -128,7 +130,9 @@ def _span(span: Span) -> Text:
 
 def _checked(found: Check) -> Iterator[Text]:
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in found.records.items())
-    yield Text.assemble((found.name, "bold"), f": format {found.format or 'unknown'}, {found.rows:,} rows: {kinds}")
+    yield Text.assemble(
+        (text.place(found.name), "bold"), f": format {found.format or 'unknown'}, {found.rows:,} rows: {kinds}"
+    )
     if found.words:
         words = ", ".join(f"{name} {text.number(value)}" for name, value in found.words.items())
         yield Text(f"  {found.prompts:,} different prompts; words of replies: {words}")
@@ -142,11 +146,11 @@ def _checked(found: Check) -> Iterator[Text]:
             style="yellow" if apart else "",
         )
     if found.bad:
-        yield Text(f"  {found.bad:,} bad rows, the first at {found.first_bad}", style="red")
+        yield Text(f"  {found.bad:,} bad rows, the first at {text.place(found.first_bad or '')}", style="red")
         for error, count in list(found.errors.items())[:EXAMPLES]:
             yield Text(f"    {count:,}: {error}", style="red")
 
 
 def _overlap(overlap: Overlap) -> Text:
     share = f"{overlap.shared:,} prompts ({overlap.share:.1%} of the smaller)"
-    return Text(f"{overlap.first} and {overlap.second} share {share}", style="yellow")
+    return Text(f"{text.place(overlap.first)} and {text.place(overlap.second)} share {share}", style="yellow")

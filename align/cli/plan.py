@@ -73,11 +73,11 @@ def _checked(console: Console) -> Callable[[dict[str, Any]], None]:
                 console.print(Text.assemble((f"{stage}: ", "bold"), (found, "dim")))
             case "stage_checked":
                 found = text.metrics(event["figures"], limit=len(event["figures"])) or "fine"
-                console.print(Text.assemble((f"{stage}: ", "bold"), found))
+                console.print(Text.assemble((f"{stage}: ", "bold"), found), soft_wrap=True)
             case "stage_failed":
-                console.print(Text(f"{stage}: {event['error']}", style="red"))
+                console.print(Text(f"{stage}: {event['error']}", style="red"), soft_wrap=True)
             case "note":
-                console.print(Text(note_line(stage, event["level"], event["text"]), style="dim"))
+                console.print(Text(note_line(stage, event["level"], event["text"]), style="dim"), soft_wrap=True)
 
     return emit
 

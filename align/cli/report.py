@@ -17,13 +17,10 @@ ARROWS = {"higher": "↑", "lower": "↓", None: " "}
 
 
 def show(folder: Path, title: str, console: Console) -> None:
-    """Prints the comparison in an artifact's or another folder; nothing where there is none."""
+    """Prints the comparison in a folder; nothing where there is none."""
     file = folder / "comparison.json"
     if file.is_file():
         console.print(comparison(json.loads(file.read_text()), title))
-        console.print(
-            Text(f"paired differences, win / tie / loss: {text.place(folder / 'comparison.md')}", style="dim")
-        )
 
 
 def comparison(found: Mapping[str, Any], title: str) -> Group:
@@ -40,7 +37,7 @@ def comparison(found: Mapping[str, Any], title: str) -> Group:
         cells = [_cell(found, metric, better, name) for name in policies]
         table.add_row(Text(f"{metric} {ARROWS[better]}"), *cells)
     first = next(iter(policies))
-    caption = f"means with 95 % intervals; + better, - worse than {first} in a paired test; arrows show what is better"
+    caption = f"95 % intervals; arrows: what is better; + better, - worse than {first} (paired)"
     return Group(Text(f"\n{title}", style="bold"), table, Text(caption, style="dim"))
 
 

@@ -59,6 +59,7 @@ def _summary(outcome: runner.Outcome, shown: Display, store: Store, console: Con
     for name, made in outcome.artifacts.items():
         if made.kind == "report":
             report.show(made.path, f"{outcome.plan.recipe.name}/{name}", console)
+            console.print(Text(f"in full: {text.place(made.path)}", style="dim"), soft_wrap=True)
     for name, error in outcome.errors.items():
         console.print(Text(f"\n{name} failed: {error}", style="red"), soft_wrap=True)
         if log := shown.progress.rows[name].log:

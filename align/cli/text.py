@@ -56,12 +56,13 @@ def duration(seconds: float) -> str:
 
 
 def metrics(numbers: Mapping[str, float], limit: int = 4) -> str:
-    """The first few metrics on one line.
+    """The first few metrics on one line; those of one among several policies, `sft/length`, belong in a table.
 
     >>> metrics({"loss": 0.61234, "tokens_seen": 12000, "bytes": 4_200_000})
     'loss 0.612  tokens seen 12,000  bytes 4.2 MB'
     """
-    said = {name: size(value) if name.endswith("bytes") else number(value) for name, value in numbers.items()}
+    shown = {name: value for name, value in numbers.items() if "/" not in name}
+    said = {name: size(value) if name.endswith("bytes") else number(value) for name, value in shown.items()}
     return "  ".join(f"{name.replace('_', ' ')} {value}" for name, value in list(said.items())[:limit])
 
 

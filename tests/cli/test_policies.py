@@ -1,0 +1,106 @@
+"""The verbs that need a model, over one real run: a model from scratch, tuned, and compared."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+WORDS = ["the", "cat", "sat", "on", "the", "mat", "and", "the", "dog", "ran", "off", "so", "very", "happy"]
+RECIPE = """\
+name: tiny
+data:
+  texts: {path: texts.txt}
+  demos: {path: demos.jsonl}
+stages:
+  base:
+    stage: pretrain
+    data: $texts
+    model: {hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 16}
+    tokenizer: {kind: words}
+    max_length: 32
+    optim: {batch_size: 8}
+  sft: {stage: sft, policy: $base, data: $demos, max_length: 32, optim: {batch_size: 8}}
+  result: {stage: compare, policies: [$base, $sft], prompts: $demos, rewards: [length], sampling: {max_new_tokens: 8}}
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder in which the recipe was run, and what that printed."""
+    folder = tmp_path_factory.mktemp("tiny")
+    (folder / "texts.txt").write_text("".join(" ".join(WORDS[i % 9 : i % 9 + 5]) + "\n" for i in range(40)))
+    rows = [{"prompt": " ".join(WORDS[i % 7 : i % 7 + 3]), "completion": WORDS[i % 5]} for i in range(32)]
+    (folder / "demos.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "tiny.yaml").write_text(RECIPE)
+    command = [sys.executable, "-P", "-m", "align", "run", "tiny"]
+    done = subprocess.run(command, cwd=folder, env=os.environ | {"COLUMNS": "80"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done.stdout
+
+
+@pytest.fixture
+def tiny(align, made, tmp_path):
+    """The command, in a copy of that folder."""
+    shutil.copytree(made[0], tmp_path, dirs_exist_ok=True, symlinks=True)
+    return align
+
+
+def test_a_run_ends_with_the_table(made):
+    lines = [line.split() for line in made[1].splitlines()]
+    assert ["base", "sft"] in lines
+    assert any(line[:1] == ["distinct-2"] for line in lines)
+    assert lines[-1] == ["runs/runs/tiny:", "3", "finished"]
+
+
+def test_sample_answers_each_prompt_n_times_and_the_same_again(tiny):
+    command = ("sample", "tiny/sft", "--prompt", "the cat", "--prompt", "the dog", "-n", "3", "--max-new-tokens", "4")
+    first = tiny(*command)
+    assert first.code == 0
+    lines = first.out.splitlines()
+    assert [lines[0], lines[4]] == ["the cat", "the dog"]
+    assert len(lines) == 8
+    assert tiny(*command).out == first.out
+    assert tiny(*command, "--seed", "1").out != first.out
+
+
+def test_sample_needs_a_policy_and_a_prompt(tiny):
+    assert tiny("sample", "tiny/sft").code == 2
+    wrong = tiny("sample", "tiny/result", "--prompt", "x")
+    assert wrong.code == 2
+    assert "a report, not a policy" in wrong.err
+
+
+def test_compare_outside_of_a_recipe_keeps_what_it_is_told_to(tiny, tmp_path):
+    command = ("compare", "tiny/base", "tiny/sft", "--prompts", "demos.jsonl", "--text", "texts.txt")
+    compared = tiny(*command, "--reward", "length", "--max-new-tokens", "4", "--out", "kept")
+    assert compared.code == 0
+    found = json.loads((tmp_path / "kept" / "comparison.json").read_text())
+    assert list(found["policies"]) == ["base", "sft"]
+    assert {"length", "nll", "kl", "stop"} <= found["policies"]["sft"].keys()
+    assert "nll ↓" in compared.out
+
+
+def test_data_show_tells_prompt_and_supervised_tokens(tiny):
+    shown = tiny("data", "show", "tiny", "sft", "--rows", "2")
+    assert shown.code == 0
+    assert shown.out.count("of them prompt") == 2
+    assert "</s>" in shown.out
+    assert "32 of 32 rows" in shown.out
+    assert tiny("data", "show", "tiny", "result").code == 2
+
+
+def test_export_writes_the_weights_of_the_artifact(tiny, tmp_path):
+    exported = tiny("export", "tiny/sft", "exported")
+    assert exported.code == 0
+    kept = load_file(next((tmp_path / "runs" / "runs" / "tiny" / "sft").resolve().glob("model/*.safetensors")))
+    written = load_file(tmp_path / "exported" / "model.safetensors")
+    assert written.keys() == kept.keys()
+    assert all((written[name] == kept[name]).all() for name in kept)
+    assert "tiny" in (tmp_path / "exported" / "README.md").read_text()
