@@ -13,7 +13,8 @@ from rich.tree import Tree
 
 from align.cli import text
 from align.cli.options import StoreFolder, artifact, store_at
-from align.store import Ancestor, Artifact, Store, size_of
+from align.disk import size_of
+from align.store import Ancestor, Artifact, Store
 
 SHORT = 12
 """Digits of a key that are shown; any beginning that is unique is an address."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
@@ -13,19 +14,23 @@ from rich.text import Text
 
 from align import registry
 from align.cli.schema import Entry, entries, recipe_schema
+from align.data import formats
+from align.rewards.base import REWARDS
 from align.stage import Stage
 
 NAME_WIDTH = 24
 """Columns that a field's name gets before its description is moved to the right."""
 
 
-def stages(name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One of the stages.")] = None) -> None:
-    """List the stages, or explain one: what it makes, its inputs, its fields with their defaults.
+def stages(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A stage, or formats, or rewards.")] = None,
+) -> None:
+    """List the stages, or explain one: its inputs, fields and defaults. Also lists row formats and reward rules.
 
     Example: align stages dpo
     """
-    console = Console()
-    console.print(_explain(registry.stage(name)) if name else _list())
+    lists = {None: _stages, "formats": _formats, "rewards": _rewards}
+    Console().print(lists[name]() if name in lists else _explain(registry.stage(str(name))))
 
 
 def schema() -> None:
@@ -39,18 +44,32 @@ def schema() -> None:
     print(json.dumps(recipe_schema(), indent=2))
 
 
-def _list() -> Table:
+def _stages() -> Table:
+    return _table(("stage", "makes", ""), ((n, made.makes, summary(made)) for n, made in registry.stages().items()))
+
+
+def _formats() -> Table:
+    rows = ((f.name, ", ".join(f.needs), f.makes.__name__, summary(f.read)) for f in formats.FORMATS.values())
+    return _table(("format", "columns", "makes", ""), rows)
+
+
+def _rewards() -> Table:
+    rules = ((name, REWARDS[name]) for name in REWARDS.names())
+    return _table(("rule", "better", ""), ((n, rule.better or "", summary(rule.function)) for n, rule in rules))
+
+
+def _table(columns: Iterable[str], rows: Iterable[tuple[str, ...]]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for column in ("stage", "makes", ""):
+    for column in columns:
         table.add_column(column)
-    for name, made in registry.stages().items():
-        table.add_row(Text(name, style="bold"), made.makes, summary(made))
+    for name, *rest in rows:
+        table.add_row(Text(name, style="bold"), *map(Text, rest))
     return table
 
 
-def summary(made: type[Stage]) -> str:
-    """The first sentence of a stage's docstring."""
-    first = inspect.cleandoc(made.__doc__ or "").split("\n\n")[0].replace("\n", " ")
+def summary(documented: object) -> str:
+    """The first sentence of a docstring."""
+    first = (inspect.getdoc(documented) or "").split("\n\n")[0].replace("\n", " ")
     return first.split(". ")[0].rstrip(".") + "." if first else ""
 
 

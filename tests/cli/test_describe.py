@@ -34,6 +34,13 @@ def test_a_stage_is_explained_by_inputs_and_fields(align):
     assert "optim.lr" in fields
 
 
+def test_formats_and_rewards_are_listed(align):
+    listed = align("stages", "formats").out
+    assert all(name in listed for name in ("messages", "alpaca", "sharegpt", "hh"))
+    listed = align("stages", "rewards").out
+    assert all(name in listed for name in ("length", "refusal", "lexicon"))
+
+
 def test_an_unknown_stage_gets_a_suggestion(align):
     wrong = align("stages", "dop")
     assert wrong.code == 2
