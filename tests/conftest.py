@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,15 @@ def byte_tokenizer() -> Any:
     from align.models.tokenizers import train_tokenizer
 
     return train_tokenizer((), "bytes")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real models and data beside the checkout; tests that need it are skipped where it is absent."""
+    folder = Path(__file__).parents[2] / "shared"
+    if not folder.is_dir():
+        pytest.skip("needs ../shared, the folder of real models and data")
+    return folder
 
 
 @pytest.fixture(scope="session")
