@@ -166,7 +166,9 @@ def collate(trees: Sequence[Tree], layout: Layout = "tree", pad: int = 0) -> Bat
         owner=torch.repeat_interleave(torch.arange(len(counts)), counts),
         last=torch.tensor(last),
         tree=torch.repeat_interleave(torch.arange(len(trees)), torch.tensor([len(t.replies) for t in trees])),
-        numbers={name: torch.tensor([t.numbers[name] for t in trees], dtype=torch.float32) for name in trees[0].numbers},
+        numbers={
+            name: torch.tensor([t.numbers[name] for t in trees], dtype=torch.float32) for name in trees[0].numbers
+        },
         examples=len(trees),
         tokens=sum(_tokens(t, layout) for t in trees),
     )

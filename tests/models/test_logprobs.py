@@ -36,9 +36,7 @@ def gradients(model: Any, loss: Tensor) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_alone_padded_packed_and_tree_are_the_same(
-    tiny: Callable[..., Any], pairs: list[Tree], family: str
-) -> None:
+def test_alone_padded_packed_and_tree_are_the_same(tiny: Callable[..., Any], pairs: list[Tree], family: str) -> None:
     """Trap 19, values and gradients: replies alone in a row, padded rows, one tree a row, and trees sharing a row."""
     model, trees = tiny(family), pairs
     own = torch.cat(own_logps(model, trees))
