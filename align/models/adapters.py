@@ -40,9 +40,15 @@ class Adapters:
 
     def add(self, lora: Lora, seed: int) -> str:
         """Puts a new adapter, which computes zero until trained, on top of the stack. Returns its name."""
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return self._insert(self.config(lora))
+
+    def config(self, lora: Lora) -> LoraConfig:
+        """PEFT's words for a new adapter on this model."""
         if lora.targets != "all-linear":
             self._check_targets(lora.targets)
-        config = LoraConfig(
+        return LoraConfig(
             r=lora.r,
             lora_alpha=lora.alpha if lora.alpha is not None else 2 * lora.r,  # type: ignore[arg-type]
             lora_dropout=lora.dropout,
@@ -51,9 +57,6 @@ class Adapters:
             use_rslora=lora.rslora,
             task_type=_task(self.model),
         )
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            return self._insert(config)
 
     def load(self, folder: Path, name: str | None = None) -> str:
         """Puts a saved adapter, frozen, on top of the stack. Missing and unexpected tensors are fatal."""
@@ -166,6 +169,7 @@ class Adapters:
         outputs: Any = self.model.get_output_embeddings()
         if outputs is not None and hasattr(outputs, "base_layer") and self.model.config.tie_word_embeddings:
             outputs.base_layer.weight = nn.Parameter(outputs.base_layer.weight.detach().clone())
+            self.model.config.tie_word_embeddings = False
 
 
 def _task(model: PreTrainedModel) -> TaskType | None:

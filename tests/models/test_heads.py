@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,7 +56,8 @@ def test_a_fresh_process_computes_the_same(store, full, adapted, sft):
         "made.append(load_policy(store.find('sft'), store=store));"
         "print(json.dumps([n for m in made for n in numbers(m)]))"
     )
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    root = Path(__file__).parents[2]
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=root)
     assert json.loads(found.stdout.splitlines()[-1]) == near(expected)
 
 
