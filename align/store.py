@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -28,6 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
+from align.disk import delete, files_below, sha256_of, sha256_of_file, size_of, sync, sync_folders, write_json
 from align.errors import StoreError, suggestion
 from align.stage import Kind
 
@@ -67,7 +67,7 @@ class Artifact:
         return [
             name
             for name, known in self.manifest["files"].items()
-            if not (self.path / name).is_file() or _sha256(self.path / name) != known["sha256"]
+            if not (self.path / name).is_file() or sha256_of_file(self.path / name) != known["sha256"]
         ]
 
 
@@ -172,8 +172,8 @@ class Store:
         out = self.root / "work" / key / "out"
         if (out / MANIFEST).exists():
             raise StoreError(f"{out}: a stage must not write {MANIFEST}; it is the store's")
-        files = {str(path.relative_to(out)): _settle(path) for path in _files(out)}
-        _sync_folders(out)
+        files = {str(path.relative_to(out)): _settle(path) for path in files_below(out)}
+        sync_folders(out)
         write_json(out / MANIFEST, manifest | {"kind": kind, "key": key, "metrics": metrics, "files": files})
         return self._publish(key)
 
@@ -190,7 +190,7 @@ class Store:
         self.discard(final)  # not complete, or there would be nothing to publish
         final.parent.mkdir(parents=True, exist_ok=True)
         os.rename(work / "out", final)
-        _sync(final.parent)
+        sync(final.parent)
         self.discard(work)
         made = self.find(key)
         if made is None:
@@ -208,9 +208,9 @@ class Store:
                 shutil.rmtree(part, ignore_errors=True)
                 part.mkdir(parents=True)
                 make(part)
-                for path in _files(part):
-                    _sync(path)
-                _sync_folders(part)
+                for path in files_below(part):
+                    sync(path)
+                sync_folders(part)
                 os.rename(part, folder)
         os.utime(folder)  # used now: see CACHE_DAYS
         return folder
@@ -258,7 +258,7 @@ class Store:
                 return _remembered(memory, path)
             if not path.is_dir():
                 raise StoreError(f"{path}: no such file or folder")
-            visible = [(p.relative_to(path), p) for p in _files(path)]
+            visible = [(p.relative_to(path), p) for p in files_below(path)]
             visible = [(name, p) for name, p in visible if not any(part.startswith(".") for part in name.parts)]
             return sha256_of([(str(name), _remembered(memory, p)) for name, p in visible])
 
@@ -271,7 +271,7 @@ class Store:
         trash = self.root / "trash" / f"{path.name}-{os.getpid()}-{time.time_ns()}"
         trash.parent.mkdir(parents=True, exist_ok=True)
         os.rename(path, trash)
-        _delete(trash)
+        delete(trash)
 
     def forget(self, key: str) -> None:
         """Deletes the artifact of a key and what is left of making it."""
@@ -314,27 +314,6 @@ class Store:
         return False
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes a file whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(part, "w") as file:
-        json.dump(value, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-    _sync(path.parent)
-
-
-def sha256_of(value: Any) -> str:
-    """SHA-256 of a JSON value, in hex; the order of a mapping's keys doesn't count."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
-
-
-def size_of(path: Path) -> int:
-    """Bytes of a file or folder."""
-    return sum(p.stat().st_size for p in _files(path)) if path.is_dir() else path.lstat().st_size
-
-
 def _acquire(file: IO[str]) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -347,23 +326,13 @@ def _children(folder: Path) -> list[Path]:
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
-def _files(folder: Path) -> list[Path]:
-    """All files below a folder, through links as well, in one order everywhere."""
-    return sorted(Path(at, name) for at, _, names in os.walk(folder, followlinks=True) for name in names)
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _remembered(memory: sqlite3.Connection, path: Path) -> str:
     name, stamp = str(path.absolute()), _stamp(path)
     known = memory.execute("select sha256 from files where path = ? and stamp = ?", (name, stamp)).fetchone()
     if known:
         return known[0]
     settled = time.time_ns() - path.stat().st_mtime_ns > RACY_NS
-    found = _sha256(path)
+    found = sha256_of_file(path)
     if settled and _stamp(path) == stamp:
         memory.execute("replace into files values (?, ?, ?)", (name, stamp, found))
     return found
@@ -379,25 +348,5 @@ def _settle(path: Path) -> dict[str, Any]:
     if path.is_symlink():
         raise StoreError(f"{path}: an artifact holds its own files, not links to others")
     path.chmod(0o444)
-    _sync(path)
-    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync_folders(folder: Path) -> None:
-    for at, _, _ in os.walk(folder):
-        _sync(Path(at))
-
-
-def _delete(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+    sync(path)
+    return {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}

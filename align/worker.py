@@ -33,11 +33,12 @@ from pydantic import BaseModel
 
 from align import registry
 from align.config import Data, Model
+from align.disk import sha256_of
 from align.errors import AlignError, DependencyError, Interrupted
 from align.machine import Machine
 from align.recipe.outside import mapped
 from align.stage import Context, Stage, seed_of
-from align.store import Artifact, Store, sha256_of
+from align.store import Artifact, Store
 
 PACKAGES = ("accelerate", "datasets", "numpy", "peft", "tokenizers", "torch", "transformers", "trl")
 

@@ -13,11 +13,14 @@ from pathlib import Path
 
 import pytest
 
+import align.disk
 import align.store
+from align.disk import sha256_of
 from align.errors import StoreError
-from align.store import Artifact, Store, sha256_of
+from align.store import Artifact, Store
 
 KEY = "ab" * 16
+WATCHED = (align.store.__file__, align.disk.__file__, shutil.__file__)
 
 
 @pytest.fixture
@@ -45,7 +48,7 @@ def make(store: Store, key: str = KEY, stage: str = "sft", **inputs: str) -> Art
 
 
 def killed_after(lines: int, act: Callable[[], object]) -> bool:
-    """Forks, acts in the child, and kills it before its line number `lines` in store.py or in what deletes folders.
+    """Forks, acts in the child, and kills it before its line number `lines` in the code that touches files.
 
     False if it came to its end.
     """
@@ -55,7 +58,7 @@ def killed_after(lines: int, act: Callable[[], object]) -> bool:
 
         def trace(frame, event, argument):
             nonlocal left
-            if frame.f_code.co_filename not in (align.store.__file__, shutil.__file__):
+            if frame.f_code.co_filename not in WATCHED:
                 return None
             if event == "line":
                 left -= 1
@@ -120,7 +123,7 @@ def test_a_commit_killed_at_any_line_leaves_nothing_or_all_and_can_be_repeated(s
     lines, recovered, kill = 0, 0, True
     while kill:
         fill(store)
-        for name in "abcdef":  # more than one, so that a copy in place of the rename has its manifest in the middle
+        for name in "abc":  # more than one, so that a copy in place of the rename has its manifest in the middle
             (store.root / "work" / KEY / "out" / name).touch()
         kill = killed_after(lines, lambda: store.commit(KEY, "policy", {"loss": 0.5}, {"stage": "sft", "inputs": {}}))
         found = store.find(KEY)
@@ -343,7 +346,7 @@ def test_the_hash_of_a_file_is_remembered_until_the_file_changes(store: Store, t
     known = store.hash_of(file)
     assert known == "ca3d163bab055381827226140568f3bef7eaac187cebd76878e0b63e9e442356"
     with monkeypatch.context() as patch:
-        patch.setattr(align.store, "_sha256", lambda path: pytest.fail("read again"))
+        patch.setattr(align.store, "sha256_of_file", lambda path: pytest.fail("read again"))
         assert Store(store.root).hash_of(file) == known
     file.write_text("[]\n")
     assert store.hash_of(file) != known

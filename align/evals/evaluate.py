@@ -20,12 +20,12 @@ import numpy as np
 from align.config import Data, Sampling
 from align.data import read, read_file, write
 from align.data.fields import Part
+from align.disk import sha256_of
 from align.errors import CheckError, DataError, Interrupted
 from align.evals.statistics import Measure
 from align.records import Prompt, Sample, Text
 from align.rewards.base import Reward
 from align.stage import Context, PolicyRef, RecordsRef
-from align.store import sha256_of
 
 if TYPE_CHECKING:
     from align.data.tree import Tree
