@@ -258,3 +258,10 @@ def test_a_trl_without_training_templates_is_a_clear_error(tokenizer, monkeypatc
 
 def test_our_templates_are_named_plain_and_raw():
     assert set(TEMPLATES) == {"plain", "raw"}
+
+
+def test_the_text_of_a_reply_has_no_stop_token_though_it_is_no_special_one(tokenizer):
+    stop = tokenizer.convert_tokens_to_ids("!")
+    chat = Chat(tokenizer, "raw", (stop,))
+    ids = chat.reply(said("hi"), said("", " yes")[1:])
+    assert ids[-1] == stop and chat.text(ids) == " yes"
