@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from align.data.tree import Batch, Layout, Reply, Tree, collate
 from align.errors import CheckError
@@ -24,7 +24,7 @@ VOCABULARY = 128
 """Of a twin."""
 
 
-def attention_inputs(backbone: nn.Module, batch: Batch) -> dict[str, Any]:
+def attention_inputs(backbone: Any, batch: Batch) -> dict[str, Any]:
     """The mask and the positions to call a backbone with. A causal batch needs no mask: kernels are faster without.
 
     A model whose forward takes no positions counts them itself, which is right for chains, and which `layout_for`
@@ -33,16 +33,15 @@ def attention_inputs(backbone: nn.Module, batch: Batch) -> dict[str, Any]:
     names = inspect.signature(backbone.forward).parameters
     inputs: dict[str, Any] = {"position_ids": batch.positions} if "position_ids" in names else {}
     if not batch.causal:
-        config: Any = backbone.config
-        flex = config._attn_implementation == "flex_attention"
+        flex = backbone.config._attn_implementation == "flex_attention"
         inputs["attention_mask"] = block_mask(batch.until) if flex else dense_mask(batch.until, _dtype(backbone))
     return inputs
 
 
-def _dtype(backbone: nn.Module) -> torch.dtype:
-    embeddings: Any = backbone.get_input_embeddings()
-    device = embeddings.weight.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else embeddings.weight.dtype
+def _dtype(backbone: Any) -> torch.dtype:
+    weight = backbone.get_input_embeddings().weight
+    device = weight.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
 
 
 def dense_mask(until: Tensor, dtype: torch.dtype) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from align.data.tree import Batch
+from align.errors import CheckError
 from align.models.attention import attention_inputs
 
 CHUNK = 2**22
@@ -40,12 +41,12 @@ class Projection:
     temperature: float = 1.0
 
     @classmethod
-    def of(cls, model: nn.Module, temperature: float = 1.0) -> Projection:
+    def of(cls, model: Any, temperature: float = 1.0) -> Projection:
         """The projection of a model, from the names that transformers' configs give to it.
 
         A name unknown here is no silent error: `layout_for` holds the result against the model's own logits.
         """
-        config: Any = model.config.get_text_config(decoder=True)
+        config = model.config.get_text_config(decoder=True)
         scale = 1.0
         if getattr(config, "logits_scaling", None):  # Granite divides, HyperCLOVA X multiplies
             scale = config.logits_scaling if "hyperclovax" in config.model_type else 1 / config.logits_scaling
@@ -130,9 +131,14 @@ def score(
     return Scored(*_Score.apply(hidden.to(weight.dtype), weight, bias, target, projection, entropy))
 
 
-def hidden_states(model: nn.Module, batch: Batch) -> Tensor:
+def _without_peft(model: Any) -> Any:
+    """The transformers model, its layers still carrying the adapters that PEFT put into them."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def hidden_states(model: Any, batch: Batch) -> Tensor:
     """(R * T, D) last hidden states of a transformers model, with adapters if it carries any."""
-    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = _without_peft(model)
     backbone = base.model if base.base_model is base else base.base_model
     states = backbone(input_ids=batch.ids, use_cache=False, **attention_inputs(backbone, batch)).last_hidden_state
     return states.flatten(0, 1)
@@ -141,6 +147,8 @@ def hidden_states(model: nn.Module, batch: Batch) -> Tensor:
 class LanguageModel(nn.Module):
     """A causal language model of transformers, PEFT or not, that answers with log-probs of scored tokens."""
 
+    model: Any
+
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
@@ -148,7 +156,9 @@ class LanguageModel(nn.Module):
     def forward(self, batch: Batch, temperature: float = 1.0, entropy: bool = False) -> Scored:
         """Log-probs (and entropies) of the batch's scored tokens under logits / temperature."""
         hidden = hidden_states(self.model, batch).index_select(0, batch.source)
-        head: Any = self.model.get_output_embeddings()
+        head = self.model.get_output_embeddings()
+        if hasattr(head, "base_layer") or hasattr(head, "modules_to_save"):
+            raise CheckError("an adapter on the output projection would be ignored: leave lm_head out of lora.targets")
         projection = Projection.of(self.model, temperature)
         return score(hidden, head.weight, getattr(head, "bias", None), batch.target, projection, entropy)
 
@@ -156,12 +166,14 @@ class LanguageModel(nn.Module):
 class RewardModel(nn.Module):
     """A sequence classifier of transformers with one label, PEFT or not, that answers with one score a reply."""
 
+    model: Any
+
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
 
     def forward(self, batch: Batch) -> Tensor:
         """(K,) float32 scores, read at each reply's last token."""
-        base: Any = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        head = _without_peft(self.model).score
         hidden = hidden_states(self.model, batch).index_select(0, batch.last)
-        return base.score(hidden.to(base.score.weight.dtype))[:, 0].float()
+        return head(hidden.to(head.weight.dtype))[:, 0].float()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from align.data.tree import Reply, Tree, collate
+from align.errors import CheckError
 from align.models import logprobs
 from align.models.logprobs import LanguageModel, Projection, RewardModel, score
 
@@ -140,6 +141,15 @@ def test_adapters_are_used_and_get_gradients(tiny: Callable[..., Any], pairs: li
     assert all(p.grad is not None and p.grad.any() for p in module.parameters() if p.requires_grad)
     with tuned.disable_adapter(), torch.no_grad():
         torch.testing.assert_close(module(collate(trees)).logp, before, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("where", ["target_modules", "modules_to_save"])
+def test_an_adapter_on_the_head_is_refused_not_ignored(tiny: Callable[..., Any], pairs: list[Tree], where: str) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    lora = LoraConfig(**{"r": 2, "target_modules": ["q_proj"], where: ["lm_head"]})  # type: ignore[arg-type]
+    with pytest.raises(CheckError, match="lm_head"):
+        LanguageModel(get_peft_model(tiny("llama"), lora))(collate(pairs))
 
 
 def test_a_score_is_read_at_the_last_token_of_each_reply(tiny: Callable[..., Any], pairs: list[Tree]) -> None:
