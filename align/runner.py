@@ -229,7 +229,12 @@ class _Run:
 
     def _input(self, name: str) -> Input:
         recipe = self.plan.recipe
-        return Input(key=self.plan.keys[name].value, model=recipe.models.get(name), data=recipe.data.get(name))
+        made = Input(key=self.plan.keys[name].value, model=recipe.models.get(name), data=recipe.data.get(name))
+        parent = recipe.inputs(name).get("policy") if name in recipe.stages else None
+        if parent is None or recipe.stages[name].makes != "policy" or self.store.find(made.key):
+            return made
+        before = self._input(parent)
+        return made.model_copy(update={"forerunner": before.forerunner or before})
 
     def _warm(self) -> Workers:
         """The worker that does all that needs one process; started when first needed, and again if it died."""

@@ -175,9 +175,19 @@ class Context:
     """True once a signal asked the run to stop: finish the step, save, and raise Interrupted."""
     base: Path = field(default_factory=Path.cwd)
     """The recipe's folder: relative paths start here."""
+    forerunners: Mapping[str, Artifact | Model] = field(default_factory=dict)
+    """In a check, for policies that are yet to be made: the model that they will descend from."""
 
     def __getitem__(self, reference: Reference) -> Artifact | Model | Data:
         return self.inputs[reference.name]
+
+    def forerunner(self, policy: Reference) -> Artifact | Model | Data:
+        """The policy, or in a check, where it is yet to be made, the model that it will descend from.
+
+        The two have the same tokenizer, template and sizes, so rows can be checked before anything computes.
+        """
+        name = policy.name
+        return self.forerunners[name] if name not in self.inputs and name in self.forerunners else self.inputs[name]
 
     def seed_of(self, *role: str | int) -> int:
         """The seed of one role of this kind of stage. What the recipe calls the stage is in no key, so in no seed."""

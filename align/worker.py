@@ -49,6 +49,8 @@ class Input(BaseModel):
     key: str
     model: Model | None = None
     data: Data | None = None
+    forerunner: Input | None = None
+    """Of a policy that is yet to be made: the model that it will descend from, if that is there."""
 
 
 class Job(BaseModel):
@@ -196,11 +198,13 @@ class Worker:
             self._plugins = job.plugins
         store, swap = Store(job.store), _stand_in(job) if job.smoke else _as_it_is
         stage = mapped(registry.stage(job.type).model_validate(job.fields, context={"base": job.base}), swap)
-        given = {name: taken.model or taken.data or store.find(taken.key) for name, taken in job.inputs.items()}
+        given = {name: _found(taken, store) for name, taken in job.inputs.items()}
+        ahead = {name: _found(taken.forerunner, store) for name, taken in job.inputs.items() if taken.forerunner}
         context = Context(
             stage=job.stage, type=job.type, key=job.key, seed=job.seed, base=job.base,
             inputs=Inputs({name: mapped(thing, swap) for name, thing in given.items() if thing}),
             keys={name: taken.key for name, taken in job.inputs.items()},
+            forerunners={name: mapped(thing, swap) for name, thing in ahead.items() if thing},  # type: ignore[misc]
             store=store, machine=job.machine, work=job.work(), out=job.work() / "out",
             emit=emit, stopping=lambda: self.signal != 0,
         )  # fmt: skip
@@ -219,6 +223,10 @@ class Worker:
                 self._send(job, "note", level="info", text=f"waiting for process {owner}, which is making the same")
 
         return waiting
+
+
+def _found(taken: Input, store: Store) -> Artifact | Model | Data | None:
+    return taken.model or taken.data or store.find(taken.key)
 
 
 def _as_it_is(place: object, leaf: Any) -> Any:

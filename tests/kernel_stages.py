@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from align.errors import CheckError, Interrupted
-from align.stage import Context, Kind, RecordsRef, Stage
+from align.stage import Context, Kind, PolicyRef, RecordsRef, Stage
 
 
 def fault(ctx: Context, what: str) -> bool:
@@ -87,6 +87,23 @@ class Count(Stage):
         if fault(ctx, "hang"):
             (ctx.base / "paused").write_text(str(os.getpid()))
             time.sleep(60)
+
+
+class Grow(Stage):
+    """Makes a policy of a policy."""
+
+    name = "grow"
+    makes: ClassVar[Kind] = "policy"
+
+    policy: PolicyRef
+    """What it grows from."""
+
+    def check(self, ctx: Context) -> dict[str, Any]:
+        return {"seen": Path(ctx.forerunner(self.policy).path).name}
+
+    def run(self, ctx: Context) -> dict[str, float]:
+        (ctx.out / "grown").touch()
+        return {}
 
 
 class Together(Stage):

@@ -201,6 +201,19 @@ def test_a_check_that_lacks_an_input_is_repeated_before_the_stage_runs(toy: Toy)
     assert not any(step.startswith("b") for step in toy.trace)
 
 
+def test_a_policy_that_is_yet_to_be_made_is_checked_by_what_it_descends_from(toy: Toy) -> None:
+    (toy.folder / "base").mkdir()
+    (toy.folder / "base" / "config.json").write_text("{}")
+    (toy.folder / "recipe.yaml").write_text(
+        "plugins: [kernel_stages.py]\nmodels: {origin: {path: base}}\n"
+        "stages: {a: {stage: grow, policy: $origin}, b: {stage: grow, policy: $a}, c: {stage: grow, policy: $b}}\n"
+    )
+    assert [figures["seen"] for figures in check(toy.recipe(), toy.store, Machine()).figures.values()] == ["base"] * 3
+    made = toy.run(only="a").artifacts["a"]
+    seen = check(toy.recipe(), toy.store, Machine()).figures
+    assert seen == {"b": {"seen": made.key}, "c": {"seen": made.key}}
+
+
 def test_check_alone_computes_nothing(toy: Toy) -> None:
     outcome = check(toy.recipe("c.gigabytes=2"), toy.store, Machine())
     assert outcome.figures == {"a": {"bytes": 0}, "b": {}, "c": {"bytes": 2e9}}

@@ -26,9 +26,9 @@ class Validation(Config):
 
     data: DataField | None = None
     """Rows to measure on; none means a share of the training rows, held out."""
-    share: float = Field(0.05, gt=0, lt=1)
+    share: float = Field(default=0.05, gt=0, lt=1)
     """The share of the training rows that is held out, by prompt, where `data` is not given."""
-    every: int = Field(100, gt=0)
+    every: int = Field(default=100, gt=0)
     """Measure after so many steps, and at the end."""
     keep: Literal["last", "best"] = "last"
     """`best` goes back to the weights of the best measurement at the end."""
@@ -47,9 +47,9 @@ class Validation(Config):
 class Checkpoint(Config):
     """How often training can be gone on with after a kill. Changes no result, so it is in no key."""
 
-    every: int | None = Field(None, gt=0)
+    every: int | None = Field(default=None, gt=0)
     """Save after so many steps; none means about every five minutes."""
-    keep: int = Field(2, gt=0)
+    keep: int = Field(default=2, gt=0)
     """How many of them stay on disk until the stage is done."""
 
 
@@ -69,13 +69,13 @@ class Training(Stage, ABC):
     """What to train on."""
     optim: Optim = Optim()
     """The optimizer."""
-    epochs: float = Field(1.0, gt=0)
+    epochs: float = Field(default=1.0, gt=0)
     """Passes over the data."""
-    max_length: int = Field(1024, gt=1)
+    max_length: int = Field(default=1024, gt=1)
     """Tokens of a prompt with one reply. Prompts are never cut: a row whose prompt leaves no room is left out."""
     too_long: Literal["drop", "truncate"] = "drop"
     """Whether a reply that is longer is left out or cut; both are counted."""
-    max_too_long: float = Field(0.1, ge=0, le=1)
+    max_too_long: float = Field(default=0.1, ge=0, le=1)
     """The share of rows that may be too long; more is an error."""
     lora: Lora | None = None
     """Train a low-rank adapter instead of all weights."""
@@ -97,7 +97,7 @@ class Training(Stage, ABC):
         """What training starts from, without its weights: enough to make tokens of the rows."""
         from align.models.preview import preview
 
-        return preview(ctx[dict(self.references())["policy"]], ctx.base, ctx.store)  # type: ignore[arg-type]
+        return preview(ctx.forerunner(dict(self.references())["policy"]), ctx.base, ctx.store)  # type: ignore[arg-type]
 
     def rate(self) -> float:
         """The peak learning rate."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from align.config import Model
 from align.data.tree import Tree
 from align.errors import CheckError
 from align.models.loaded import check_handover
@@ -21,9 +20,9 @@ def preflight(ctx: Context, stage: Training, source: PolicyRef) -> tuple[dict[st
     Raises AlignError for whatever would make the result untrustworthy: bad rows, templates that mask wrongly, too many
     rows too long, adapters that don't fit, fewer rows than a batch.
     """
-    policy = ctx[source]
-    check_handover(policy, stage.lora, stage.adapter)  # type: ignore[arg-type]
-    return figures_of(ctx, stage, stage.preview(ctx), adapted=not isinstance(policy, Model) and stage.adapter == "continue")
+    if source.name in ctx.inputs:
+        check_handover(ctx[source], stage.lora, stage.adapter)  # type: ignore[arg-type]
+    return figures_of(ctx, stage, stage.preview(ctx), adapted=stage.adapter == "continue")
 
 
 def figures_of(

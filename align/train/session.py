@@ -80,7 +80,7 @@ def trees_for(ctx: Context, stage: Training, chat: Chat, records: Sequence[Recor
         records, chat, stage.max_length,
         truncate=stage.too_long == "truncate", limit=stage.max_too_long, store=ctx.store,
     )  # fmt: skip
-    if account.reasons:
+    if account.reasons or account.truncated or account.default_system:
         ctx.note(str(account))
     return made
 
