@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import tokenizers
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from align.store import Store
 
 RECHECKED = 8
+R = TypeVar("R", bound=Record)
 
 
 def trees(
@@ -43,6 +44,21 @@ def trees(
     max_length: tokens of a prompt with one reply. truncate: cut replies that are longer instead of leaving them out.
     limit: the share of rows whose length may cost them something; more is an error. store: keeps the tokens.
     """
+    rows, account = _rows(records, chat, max_length, truncate, limit, store)
+    return [tree for _, tree in rows], account
+
+
+def fitting(
+    records: Sequence[R], chat: Chat, max_length: int, *, limit: float = 0.1, store: Store | None = None
+) -> tuple[list[R], Dropped]:
+    """The records that `trees` makes trees of, for a trainer that makes tokens of its own."""
+    rows, account = _rows(records, chat, max_length, False, limit, store)
+    return [records[index] for index in sorted({index for index, _ in rows})], account
+
+
+def _rows(
+    records: Sequence[Record], chat: Chat, max_length: int, truncate: bool, limit: float, store: Store | None
+) -> tuple[Rows, Dropped]:
     if not records:
         raise DataError("there are no records to train on")
     if store is None:
@@ -50,7 +66,7 @@ def trees(
     else:
         rows, account = _cached(store, records, chat, max_length, truncate)
     _check_account(account, limit, max_length, bool(rows))
-    return [tree for _, tree in rows], account
+    return rows, account
 
 
 def _check_account(account: Dropped, limit: float, max_length: int, any_left: bool) -> None:
