@@ -119,7 +119,7 @@ def _step(
 def _why(store: Store, key: Key, last: dict[str, Any] | None, fresh: bool, changed: tuple[str, ...]) -> str:
     if fresh:
         return "asked for afresh"
-    if (store.root / "work" / key.value).exists():
+    if store.work(key.value).exists():
         return "was begun and not finished; goes on"
     if changed:
         return "changed: " + ", ".join(changed)

@@ -1,12 +1,13 @@
 """The store: artifacts named by what made them, and everything that leads to one or hastens the next.
 
-    artifacts/<key>/        complete and immutable; `manifest.json` was written last
-    work/<key>/             a stage in progress: checkpoints, log, events; `work/<key>/out` becomes the artifact
-    cache/<name>/<key>/     what can be made again: tokens, reference log-probs, samples
-    runs/<recipe>/<stage>   links for people; `runs/<recipe>/last.json` holds the keys of the recipe's last run
-    locks/<name>            one file a lock; the kernel frees it when its holder dies
-    trash/                  what is being deleted
-    hashes.sqlite           contents of files that were read once
+    <recipe>/<stage>        links for people; `<recipe>/last.json` holds the keys of the recipe's last run
+    .store/
+      artifacts/<key>/      complete and immutable; `manifest.json` was written last
+      work/<key>/           a stage in progress: checkpoints, log, events; `work/<key>/out` becomes the artifact
+      cache/<name>/<key>/   what can be made again: tokens, reference log-probs, samples
+      locks/<name>          one file a lock; the kernel frees it when its holder dies
+      trash/                what is being deleted
+      hashes.sqlite         contents of files that were read once
 
 A process may be killed at any moment. So a folder appears under its name by one rename and disappears by one, its
 bytes are on disk before its manifest, and the manifest before the rename. Whoever makes an artifact holds the lock of
@@ -99,13 +100,22 @@ class Store:
 
     root: Path
 
+    @property
+    def inside(self) -> Path:
+        """Where everything but the links is."""
+        return self.root / ".store"
+
+    def work(self, key: str) -> Path:
+        """The work folder of a key, whether it is there or not."""
+        return self.inside / "work" / key
+
     def find(self, key: str) -> Artifact | None:
         """The artifact of exactly this key."""
-        return Artifact.at(self.root / "artifacts" / key)
+        return Artifact.at(self.inside / "artifacts" / key)
 
     def get(self, address: str) -> Artifact:
         """The artifact called `recipe/stage`, by the beginning of a key, or by path."""
-        link = self.root / "runs" / address
+        link = self.root / address
         for path in (Path(address), link):
             if made := Artifact.at(path.resolve()):
                 return made
@@ -116,13 +126,13 @@ class Store:
             keys = ", ".join(a.key for a in found[:5])
             raise StoreError(f"{address}: {len(found)} artifacts begin so ({keys}). Write more of the key")
         if not found:
-            hint = suggestion(address, [str(p.relative_to(self.root / "runs")) for p in self._links()])
+            hint = suggestion(address, [str(p.relative_to(self.root)) for p in self._links()])
             raise StoreError(f"{address}: no such recipe/stage, key or artifact folder in {self.root}.{hint}")
         return found[0]
 
     def artifacts(self) -> list[Artifact]:
         """All artifacts, in the order in which they were finished."""
-        found = [a for p in _children(self.root / "artifacts") if (a := Artifact.at(p))]
+        found = [a for p in _children(self.inside / "artifacts") if (a := Artifact.at(p))]
         return sorted(found, key=lambda a: ((a.path / MANIFEST).stat().st_mtime_ns, a.key))
 
     def lineage(self, artifact: Artifact) -> Ancestor:
@@ -149,7 +159,7 @@ class Store:
         While another process has it, `waiting` is called with that process's id a few times a second; to give up, it
         raises.
         """
-        path = self.root / "locks" / key.replace("/", "-")
+        path = self.inside / "locks" / key.replace("/", "-")
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a+") as file:
             while not _acquire(file):
@@ -162,14 +172,14 @@ class Store:
 
     def workspace(self, key: str) -> Path:
         """The work folder of a key, with an empty `out`; whatever else a killed run left in it is still there."""
-        work = self.root / "work" / key
+        work = self.work(key)
         self.discard(work / "out")
         (work / "out").mkdir(parents=True)
         return work
 
     def commit(self, key: str, kind: Kind, metrics: dict[str, float], manifest: dict[str, Any]) -> Artifact:
         """Turns `work/<key>/out` into the artifact, to which `manifest` adds what else is known, and drops the rest."""
-        out = self.root / "work" / key / "out"
+        out = self.work(key) / "out"
         if (out / MANIFEST).exists():
             raise StoreError(f"{out}: a stage must not write {MANIFEST}; it is the store's")
         files = {str(path.relative_to(out)): _settle(path) for path in files_below(out)}
@@ -181,12 +191,12 @@ class Store:
         """The artifact of a key, put in place if a kill came between its manifest and its rename."""
         if found := self.find(key):
             return found
-        left = Artifact.at(self.root / "work" / key / "out")
+        left = Artifact.at(self.work(key) / "out")
         complete = left is not None and left.key == key and "files" in left.manifest and not left.damage()
         return self._publish(key) if complete else None
 
     def _publish(self, key: str) -> Artifact:
-        work, final = self.root / "work" / key, self.root / "artifacts" / key
+        work, final = self.work(key), self.inside / "artifacts" / key
         self.discard(final)  # not complete, or there would be nothing to publish
         final.parent.mkdir(parents=True, exist_ok=True)
         os.rename(work / "out", final)
@@ -199,7 +209,7 @@ class Store:
 
     def cached(self, name: str, key: str, make: Callable[[Path], None]) -> Path:
         """The folder of one cache entry, which `make` fills once, whatever kills it and however many ask."""
-        folder = self.root / "cache" / name / key
+        folder = self.inside / "cache" / name / key
         with contextlib.ExitStack() as stack:
             if not folder.is_dir():
                 stack.enter_context(self.lock(f"{name}-{key}"))
@@ -218,10 +228,10 @@ class Store:
     # Names for people
 
     def link(self, recipe: str, stage: str, artifact: Artifact) -> None:
-        """Makes `runs/<recipe>/<stage>` lead to the artifact."""
-        link = self.root / "runs" / recipe / stage
+        """Makes `<recipe>/<stage>` lead to the artifact."""
+        link = self.root / recipe / stage
         link.parent.mkdir(parents=True, exist_ok=True)
-        target = os.path.relpath(self.root / "artifacts" / artifact.key, link.parent)
+        target = os.path.relpath(self.inside / "artifacts" / artifact.key, link.parent)
         if link.is_symlink() and os.readlink(link) == target:
             return
         new = link.with_name(f".{link.name}.{os.getpid()}")
@@ -232,17 +242,22 @@ class Store:
     def last(self, recipe: str) -> dict[str, Any]:
         """What `remember` was told of the recipe's last run; empty if there was none."""
         try:
-            return json.loads((self.root / "runs" / recipe / "last.json").read_text())
+            return json.loads((self.root / recipe / "last.json").read_text())
         except FileNotFoundError:
             return {}
 
     def remember(self, recipe: str, stages: dict[str, Any]) -> None:
         """Keeps what each stage's key was made of, so that the next plan can say what changed."""
-        (self.root / "runs" / recipe).mkdir(parents=True, exist_ok=True)
-        write_json(self.root / "runs" / recipe / "last.json", stages)
+        (self.root / recipe).mkdir(parents=True, exist_ok=True)
+        write_json(self.root / recipe / "last.json", stages)
 
     def _links(self) -> list[Path]:
-        return [p for p in sorted((self.root / "runs").rglob("*")) if p.is_symlink() and not p.name.startswith(".")]
+        return [p for p in self._visible("*") if p.is_symlink() and not p.name.startswith(".")]
+
+    def _visible(self, pattern: str) -> list[Path]:
+        """What fits a pattern in the recipes' folders."""
+        folders = [folder for folder in _children(self.root) if folder.is_dir() and folder != self.inside]
+        return [path for folder in folders for path in sorted(folder.rglob(pattern))]
 
     # Contents of files
 
@@ -251,8 +266,8 @@ class Store:
 
         Remembered by path, size, time and inode, so that a large file is read once.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
-        with contextlib.closing(sqlite3.connect(self.root / "hashes.sqlite", timeout=60)) as memory, memory:
+        self.inside.mkdir(parents=True, exist_ok=True)
+        with contextlib.closing(sqlite3.connect(self.inside / "hashes.sqlite", timeout=60)) as memory, memory:
             memory.execute("create table if not exists files (path primary key, stamp, sha256)")
             if path.is_file():
                 return _remembered(memory, path)
@@ -268,30 +283,30 @@ class Store:
         """Deletes a file or folder of the store: gone under its name at once, however long it takes."""
         if not os.path.lexists(path):
             return
-        trash = self.root / "trash" / f"{path.name}-{os.getpid()}-{time.time_ns()}"
+        trash = self.inside / "trash" / f"{path.name}-{os.getpid()}-{time.time_ns()}"
         trash.parent.mkdir(parents=True, exist_ok=True)
         os.rename(path, trash)
         delete(trash)
 
     def forget(self, key: str) -> None:
         """Deletes the artifact of a key and what is left of making it."""
-        self.discard(self.root / "artifacts" / key)
-        self.discard(self.root / "work" / key)
+        self.discard(self.inside / "artifacts" / key)
+        self.discard(self.work(key))
 
     def collect(self, keep: Iterable[str] = ()) -> list[Waste]:
         """What can be deleted: whatever no recipe's last run leads to, apart from the keys to keep. Deletes nothing."""
-        last = [self.last(str(p.parent.relative_to(self.root / "runs"))) for p in self.root.glob("runs/**/last.json")]
+        last = [self.last(str(p.parent.relative_to(self.root))) for p in self._visible("last.json")]
         current = {stage["key"] for run in last for stage in run.values()}
         wanted = self._reachable({*keep, *current, *(Path(os.readlink(p)).name for p in self._links())})
         stale = time.time() - CACHE_DAYS * 86400
-        waste = [(p, "half deleted") for p in _children(self.root / "trash")]
-        for path in _children(self.root / "artifacts"):
+        waste = [(p, "half deleted") for p in _children(self.inside / "trash")]
+        for path in _children(self.inside / "artifacts"):
             if path.name not in wanted:
                 waste.append((path, "no recipe's last run leads to it"))
-        for path in _children(self.root / "work"):
+        for path in _children(self.inside / "work"):
             if self.find(path.name) or path.name not in current:
                 waste.append((path, "left by a run that its recipe no longer continues"))
-        for path in [p for name in _children(self.root / "cache") for p in _children(name)]:
+        for path in [p for name in _children(self.inside / "cache") for p in _children(name)]:
             if path.stat().st_mtime < stale:
                 waste.append((path, f"not used for {CACHE_DAYS} days"))
         return [Waste(path, size_of(path), why) for path, why in waste if not self._locked(path)]
@@ -306,7 +321,7 @@ class Store:
 
     def _locked(self, path: Path) -> bool:
         names = (path.name, f"{path.parent.name}-{path.name.removeprefix('.').removesuffix('.part')}")
-        for lock in (self.root / "locks" / name for name in names):
+        for lock in (self.inside / "locks" / name for name in names):
             if lock.exists():
                 with open(lock, "a+") as file:
                     if not _acquire(file):

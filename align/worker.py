@@ -82,7 +82,7 @@ class Job(BaseModel):
     """Forget the artifact of this key and what a killed run left of it."""
 
     def work(self) -> Path:
-        return self.store / "work" / self.key
+        return Store(self.store).work(self.key)
 
     def log(self, rank: int = 0) -> Path:
         """Where the stage's output goes."""
@@ -198,6 +198,7 @@ class Worker:
             self._plugins = job.plugins
         store, swap = Store(job.store), _stand_in(job) if job.smoke else _as_it_is
         stage = mapped(registry.stage(job.type).model_validate(job.fields, context={"base": job.base}), swap)
+        stage = _lightened(stage) if job.smoke else stage
         given = {name: _found(taken, store) for name, taken in job.inputs.items()}
         ahead = {name: _found(taken.forerunner, store) for name, taken in job.inputs.items() if taken.forerunner}
         context = Context(
@@ -243,6 +244,12 @@ def _stand_in(job: Job) -> Callable[[object, Any], Any]:
         return stand_in(leaf, sha256_of(leaf.model_dump(mode="json"))[:32], job.base, Store(job.store))
 
     return swap
+
+
+def _lightened(stage: Stage) -> Stage:
+    from align.models.smoke import lightened
+
+    return lightened(stage)
 
 
 def _nothing(event: str, **values: Any) -> None:

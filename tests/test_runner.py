@@ -268,7 +268,7 @@ def test_a_worker_that_dies_fails_its_stage_only(toy: Toy, monkeypatch) -> None:
     outcome = toy.run()
     assert outcome.states == {"a": "failed", "b": "skipped", "c": "finished"}
     assert "killed by SIGKILL; did it run out of memory?" in outcome.errors["a"]
-    assert toy.told("stage_failed")[0]["log"] == str(toy.store.root / "work" / _key(toy, "a") / "log.txt")
+    assert toy.told("stage_failed")[0]["log"] == str(toy.store.work(_key(toy, "a")) / "log.txt")
     assert toy.run().states == {"c": "cached", "a": "finished", "b": "finished"}
     assert sorted(toy.trace) == sorted(ALL)
 

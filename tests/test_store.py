@@ -78,13 +78,13 @@ def killed_after(lines: int, act: Callable[[], object]) -> bool:
 def test_a_committed_artifact_is_found_with_its_manifest(store: Store) -> None:
     made = make(store)
     assert store.find(KEY) == made == store.artifacts()[0]
-    assert made.path == store.root / "artifacts" / KEY
+    assert made.path == store.inside / "artifacts" / KEY
     assert (made.kind, made.metrics) == ("policy", {"loss": 0.5})
     # sha256sum of "{}\n", by the coreutils
     known = "ca3d163bab055381827226140568f3bef7eaac187cebd76878e0b63e9e442356"
     assert made.manifest["files"]["records.jsonl"] == {"bytes": 3, "sha256": known}
     assert set(made.manifest["files"]) == {"records.jsonl", "model/weights"}
-    assert not (store.root / "work" / KEY).exists()
+    assert not (store.inside / "work" / KEY).exists()
     assert made.damage() == []
 
 
@@ -99,7 +99,7 @@ def test_a_changed_or_missing_file_is_damage(store: Store) -> None:
 
 @pytest.mark.parametrize("content", ["", "{", '{"kind": "policy", "key": "x"', "[]", '{"kind": "policy"}'])
 def test_a_folder_without_a_whole_manifest_is_no_artifact(store: Store, content: str) -> None:
-    folder = store.root / "artifacts" / KEY
+    folder = store.inside / "artifacts" / KEY
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text(content)
     assert store.find(KEY) is None
@@ -109,12 +109,12 @@ def test_a_folder_without_a_whole_manifest_is_no_artifact(store: Store, content:
 
 def test_stages_must_not_write_the_manifest_nor_links(store: Store) -> None:
     fill(store)
-    (store.root / "work" / KEY / "out" / "manifest.json").write_text("{}")
+    (store.inside / "work" / KEY / "out" / "manifest.json").write_text("{}")
     with pytest.raises(StoreError, match=r"manifest\.json"):
         store.commit(KEY, "policy", {}, {})
     assert store.recover(KEY) is None
     fill(store)
-    (store.root / "work" / KEY / "out" / "link").symlink_to("/etc/hostname")
+    (store.inside / "work" / KEY / "out" / "link").symlink_to("/etc/hostname")
     with pytest.raises(StoreError, match="not links"):
         store.commit(KEY, "policy", {}, {})
 
@@ -124,15 +124,15 @@ def test_a_commit_killed_at_any_line_leaves_nothing_or_all_and_can_be_repeated(s
     while kill:
         fill(store)
         for name in "abc":  # more than one, so that a copy in place of the rename has its manifest in the middle
-            (store.root / "work" / KEY / "out" / name).touch()
+            (store.inside / "work" / KEY / "out" / name).touch()
         kill = killed_after(lines, lambda: store.commit(KEY, "policy", {"loss": 0.5}, {"stage": "sft", "inputs": {}}))
         found = store.find(KEY)
         assert found is None or found.damage() == []
         finished = found or store.recover(KEY)
         recovered += found is None and finished is not None
         assert (finished or make(store)).damage() == []
-        assert len(list((store.root / "artifacts").iterdir())) == 1
-        store.discard(store.root / "artifacts" / KEY)
+        assert len(list((store.inside / "artifacts").iterdir())) == 1
+        store.discard(store.inside / "artifacts" / KEY)
         lines += 1
     assert lines > 40
     assert recovered > 0  # killed between the manifest and the rename: put in place, not made again
@@ -167,7 +167,7 @@ def test_what_a_power_cut_left_is_not_recovered(store: Store, no_sync) -> None:
     while store.recover(KEY) is None:  # kill ever later, until manifest and files are there
         fill(store)
         killed_after(lines, lambda: store.commit(KEY, "policy", {}, {"stage": "sft", "inputs": {}}))
-        out = store.root / "work" / KEY / "out"
+        out = store.inside / "work" / KEY / "out"
         if (out / "manifest.json").exists():
             break
         lines += 1
@@ -210,7 +210,7 @@ def test_a_cache_entry_killed_at_any_line_is_whole_or_absent(store: Store, no_sy
     lines, kill = 0, True
     while kill:
         kill = killed_after(lines, lambda: store.cached("tokens", "k", two_files))
-        folder = store.root / "cache" / "tokens" / "k"
+        folder = store.inside / "cache" / "tokens" / "k"
         if folder.exists():
             assert sorted(p.name for p in folder.iterdir()) == ["a", "b"]
         assert store.cached("tokens", "k", two_files) == folder
@@ -270,7 +270,7 @@ def test_a_lock_waits_for_its_holder_and_falls_free_when_it_is_killed(store: Sto
 
 def test_a_workspace_keeps_checkpoints_and_empties_out(store: Store) -> None:
     fill(store)
-    (store.root / "work" / KEY / "checkpoint").write_text("step 3")
+    (store.inside / "work" / KEY / "checkpoint").write_text("step 3")
     work = store.workspace(KEY)
     assert (work / "checkpoint").read_text() == "step 3"
     assert list((work / "out").iterdir()) == []
@@ -283,7 +283,7 @@ def test_addresses(store: Store, tmp_path: Path) -> None:
     assert store.get("zephyr/sft") == first
     assert store.get("a2") == second
     assert store.get(str(first.path)) == first
-    assert store.get(str(store.root / "runs" / "zephyr" / "dpo")) == second
+    assert store.get(str(store.root / "zephyr" / "dpo")) == second
     with pytest.raises(StoreError, match="2 artifacts begin so"):
         store.get("a")
     with pytest.raises(StoreError, match="Did you mean 'zephyr/sft'"):

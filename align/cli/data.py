@@ -107,7 +107,7 @@ def _context(recipe: Recipe, name: str, store: Store, console: Console) -> Conte
                 f"{name} needs the result of {wanted!r}: align run {text.place(recipe.file)} --until {wanted}"
             )
         inputs[wanted] = found
-    work = store.root / "work" / keys[name].value
+    work = store.work(keys[name].value)
     return Context(
         stage=name, type=recipe.stages[name].name, key=keys[name].value, seed=recipe.seed, base=recipe.base,
         inputs=inputs, keys={wanted: keys[wanted].value for wanted in inputs}, store=store, machine=machine(),

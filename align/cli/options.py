@@ -87,7 +87,7 @@ def policy_source(store: Store, address: str) -> Artifact | Model:
         return policy_of(store.get(address))
     except StoreError as error:
         recipe = address.partition("/")[0]
-        outside = Path(address).is_dir() or ("/" in address and not (store.root / "runs" / recipe).is_dir())
+        outside = Path(address).is_dir() or ("/" in address and not (store.root / recipe).is_dir())
         if not outside:
             raise RecipeError(str(error)) from None
         return Model(path=address)

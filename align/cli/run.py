@@ -66,7 +66,7 @@ def _summary(outcome: runner.Outcome, shown: Display, store: Store, console: Con
             console.print(f"  log: {text.place(log)}", markup=False, highlight=False, soft_wrap=True)
     counts = Counter(outcome.states.values())
     said = ", ".join(f"{counts[state]} {state}" for state in SAID if counts[state])
-    where = store.root / "runs" / outcome.plan.recipe.name
+    where = store.root / outcome.plan.recipe.name
     console.print(Text(f"\n{where}: {said}", style="bold"), soft_wrap=True)
     if outcome.signal:
         console.print("Stopped after a complete step; the same command goes on from there.")

@@ -41,7 +41,7 @@ def test_gc_shows_first_and_deletes_when_told(ran, tmp_path):
     assert len(shown) == 2
     assert "artifacts/" in shown[0]
     assert shown[1].endswith("can be freed: align gc --delete")
-    assert len(list((tmp_path / "runs" / "artifacts").iterdir())) == 4
+    assert len(list((tmp_path / "runs" / ".store" / "artifacts").iterdir())) == 4
     assert ran("gc", "--delete").out.splitlines()[-1].endswith(" freed")
-    assert len(list((tmp_path / "runs" / "artifacts").iterdir())) == 3
-    assert ran("run", "toy", "c.steps=1").out.splitlines()[-1] == "runs/runs/toy: 3 cached"
+    assert len(list((tmp_path / "runs" / ".store" / "artifacts").iterdir())) == 3
+    assert ran("run", "toy", "c.steps=1").out.splitlines()[-1] == "runs/toy: 3 cached"

@@ -56,7 +56,7 @@ def test_a_run_ends_with_the_table(made):
     lines = [line.split() for line in made[1].splitlines()]
     assert ["base", "sft"] in lines
     assert any(line[:1] == ["distinct-2"] for line in lines)
-    assert lines[-1] == ["runs/runs/tiny:", "3", "finished"]
+    assert lines[-1] == ["runs/tiny:", "3", "finished"]
 
 
 def test_sample_answers_each_prompt_n_times_and_the_same_again(tiny):
@@ -99,7 +99,7 @@ def test_data_show_tells_prompt_and_supervised_tokens(tiny):
 def test_export_writes_the_weights_of_the_artifact(tiny, tmp_path):
     exported = tiny("export", "tiny/sft", "exported")
     assert exported.code == 0
-    kept = load_file(next((tmp_path / "runs" / "runs" / "tiny" / "sft").resolve().glob("model/*.safetensors")))
+    kept = load_file(next((tmp_path / "runs" / "tiny" / "sft").resolve().glob("model/*.safetensors")))
     written = load_file(tmp_path / "exported" / "model.safetensors")
     assert written.keys() == kept.keys()
     assert all((written[name] == kept[name]).all() for name in kept)

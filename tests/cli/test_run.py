@@ -16,9 +16,9 @@ def test_a_log_of_a_run_is_a_few_lines(align):
     ran = align("run", "toy")
     assert ran.code == 0
     lines = ran.out.splitlines()
-    assert [lines[0], *lines[-2:]] == ["toy: 3 stages", "", "runs/runs/toy: 3 finished"]
+    assert [lines[0], *lines[-2:]] == ["toy: 3 stages", "", "runs/toy: 3 finished"]
     assert len(lines) == 1 + 3 * 2 + 2
-    assert align("run", "toy").out.splitlines()[-1] == "runs/runs/toy: 3 cached"
+    assert align("run", "toy").out.splitlines()[-1] == "runs/toy: 3 cached"
 
 
 def test_overrides_and_until_choose_what_runs(align):
@@ -33,9 +33,9 @@ def test_a_failed_stage_is_exit_1_with_its_log(align, monkeypatch):
     ran = align("run", "toy")
     assert ran.code == 1
     assert "a failed: ValueError: broken" in ran.out
-    assert "log: runs/work/" in ran.out
+    assert "log: runs/.store/work/" in ran.out
     assert "b: skipped: 'a' failed" in ran.out
-    assert ran.out.splitlines()[-1] == "runs/runs/toy: 1 finished, 1 failed, 1 skipped"
+    assert ran.out.splitlines()[-1] == "runs/toy: 1 finished, 1 failed, 1 skipped"
 
 
 def test_a_wrong_recipe_is_exit_2_with_every_problem_in_its_place(align, recipe):
@@ -69,9 +69,9 @@ def test_a_wrong_command_is_exit_2(align, arguments):
 def test_machine_settings_come_from_options_before_variables(align, monkeypatch, tmp_path):
     monkeypatch.setenv("ALIGN_STORE", "elsewhere")
     assert align("run", "toy", "--only", "c").code == 0
-    assert (tmp_path / "elsewhere" / "artifacts").is_dir()
+    assert (tmp_path / "elsewhere" / ".store").is_dir()
     assert align("run", "toy", "--only", "c", "--store", "here").code == 0
-    assert (tmp_path / "here" / "artifacts").is_dir()
+    assert (tmp_path / "here" / ".store").is_dir()
 
 
 def test_json_is_one_event_a_line_and_nothing_else(align):

@@ -244,7 +244,7 @@ def store(tmp_path) -> Store:
 
 
 def entries(store: Store) -> int:
-    return len(list((store.root / "cache" / "tokens").glob("[!.]*")))
+    return len(list((store.inside / "cache" / "tokens").glob("[!.]*")))
 
 
 @pytest.mark.parametrize("rows", [ROWS, [pair("q", "yes", "no", margin=2.0)] * 3, [Text("t", "some text " * 30)]])
@@ -283,7 +283,7 @@ def test_whatever_changes_tokens_changes_the_key(tokenizer, chat, end, store):
 
 def test_a_stale_cache_is_noticed(chat, store):
     trees(ROWS, chat, 100, store=store)
-    (file,) = (store.root / "cache" / "tokens").glob("*/trees.npz")
+    (file,) = (store.inside / "cache" / "tokens").glob("*/trees.npz")
     with np.load(file) as saved:
         arrays = dict(saved)
     arrays["ids"] = arrays["ids"] + 1  # as if another tokenizer had made it under the same key

@@ -116,15 +116,15 @@ def test_the_reference_of_an_adapter_on_an_adapter_is_the_parent(artifacts, cont
     base = json.loads((parent.path / "base.json").read_text())
     assert base == {"artifact": "key-of-base"}
     ctx = context({"parent": parent, "pairs": pairs})
-    (ctx.store.root / "artifacts").mkdir(parents=True)
-    shutil.copytree(artifacts["base"].path, ctx.store.root / "artifacts" / "key-of-base")
+    (ctx.store.inside / "artifacts").mkdir(parents=True)
+    shutil.copytree(artifacts["base"].path, ctx.store.inside / "artifacts" / "key-of-base")
     manifest = {"kind": "policy", "key": "key-of-base", "metrics": {}, "files": {}}
-    (ctx.store.root / "artifacts" / "key-of-base" / "manifest.json").write_text(json.dumps(manifest))
+    (ctx.store.inside / "artifacts" / "key-of-base" / "manifest.json").write_text(json.dumps(manifest))
     dpo = DPO(policy="$parent", data="$pairs", lora=LORA, max_length=64, beta=0.3, optim=OPTIM)
     dpo.run(ctx)
     (first,) = [e for e in context.events if e["event"] == "step"]
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-3)
-    (stored,) = (tmp_path / "store" / "cache" / "reference").rglob("logps.npy")
+    (stored,) = (ctx.store.inside / "cache" / "reference").rglob("logps.npy")
     alone, _ = logps(parent, ctx.store)
     bare, _ = logps(artifacts["base"])
     assert np.load(stored) == pytest.approx(alone.numpy(), abs=1e-3)

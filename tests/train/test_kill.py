@@ -50,7 +50,7 @@ def start(folder: Path, store: str) -> subprocess.Popen:
 def weights(store: Path) -> dict[str, str]:
     return {
         f"{link.name}/{file.name}": hashlib.sha256(file.read_bytes()).hexdigest()
-        for link in sorted((store / "runs" / "killed").iterdir())
+        for link in sorted((store / "killed").iterdir())
         for file in sorted(link.rglob("*.safetensors"))
     }
 
@@ -111,7 +111,7 @@ def test_two_processes_make_the_artifacts_of_one(tmp_path):
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
     for stage in ("sft", "reward", "dpo"):
-        one, two = (tmp_path / store / "runs" / "killed" / stage for store in ("one", "two"))
+        one, two = (tmp_path / store / "killed" / stage for store in ("one", "two"))
         files = [file.relative_to(one.resolve()) for file in one.resolve().rglob("*.safetensors")]
         assert files
         for file in files:
