@@ -16,6 +16,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from align.config import Data
 from align.data import formats, sources
 from align.data.convert import prompt_of, replies
@@ -79,11 +81,11 @@ def sifted(spec: Data, seed: int, base: Path) -> Loaded:
 def _generated(spec: Data, seed: int) -> Iterator[Record]:
     from align.data import toy
 
-    options = dict(spec.options)
-    kind = options.pop("kind", None)
-    if kind is None:
-        raise DataError("toy: say which records with options: {kind: ...}")
-    yield from toy.generate(kind, seed, **options)  # type: ignore[arg-type]
+    try:
+        yield from toy.generate(seed=seed, **spec.options)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DataError(f"toy: options.{first['loc'][0]}: {first['msg']}") from None
 
 
 def _parsed(spec: Data, base: Path, made: Loaded) -> Iterator[Record]:

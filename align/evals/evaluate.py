@@ -12,6 +12,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -148,13 +149,11 @@ class Subject:
 
 
 def scored(answers: Answers, rewards: Sequence[Reward]) -> Answers:
-    """The same answers with each reward's score."""
+    """The same answers with each reward's score, where it has something to say."""
     prompts = [Prompt(s.id, s.prompt, s.extra) for s in answers.samples]
     replies = [s.reply for s in answers.samples]
     columns = {reward.name: reward(prompts, replies) for reward in rewards}
-    rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
-    if not columns:
-        return answers
+    rows = [{name: scores[i] for name, scores in columns.items() if not isnan(scores[i])} for i in range(len(replies))]
     return replace(answers, samples=[replace(s, scores=row) for s, row in zip(answers.samples, rows, strict=True)])
 
 

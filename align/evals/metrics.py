@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
 import numpy as np
@@ -16,6 +16,12 @@ def per_prompt(samples: Sequence[Sample], values: Sequence[float]) -> Measure:
     """Mean over prompts of the mean over a prompt's replies."""
     ids, groups = _groups(samples)
     return Measure.of_means(ids, np.array([np.mean([values[i] for i in group]) for group in groups]))
+
+
+def scores(samples: Sequence[Sample], names: Iterable[str]) -> dict[str, Measure]:
+    """Each reward's mean over the prompts it scored; a reward that scored none is left out."""
+    scored = {name: [s for s in samples if name in s.scores] for name in names}
+    return {name: per_prompt(kept, [s.scores[name] for s in kept]) for name, kept in scored.items() if kept}
 
 
 def per_count(samples: Sequence[Sample], totals: Sequence[float], counts: Sequence[float]) -> Measure:

@@ -35,7 +35,7 @@ Better = Literal["higher", "lower"] | None
 
 
 class Reward(Protocol):
-    """Scores replies, one for each prompt given."""
+    """Scores replies, one for each prompt given; NaN where it has nothing to say about a prompt."""
 
     @property
     def name(self) -> str: ...
@@ -83,6 +83,10 @@ REWARDS: Registry[Rule] = Registry(
     {
         name: f"align.rewards.rules:{name}"
         for name in ("length", "refusal", "repetition", "lexicon", "numeric_answer", "pattern")
+    }
+    | {
+        f"toy_{name}": f"align.rewards.toy:{name}"
+        for name in ("truth", "correct", "polite", "harmful_compliance", "over_refusal")
     },
 )
 

@@ -92,7 +92,7 @@ class Compare(Stage):
     def _measured(self, ctx: Context, rewards: list[Reward]) -> tuple[dict[str, Answers], Measures]:
         """Every policy's replies, and what was measured of it."""
         from align.evals.evaluate import Subject, questions, scored
-        from align.evals.metrics import descriptions, per_prompt
+        from align.evals.metrics import descriptions, scores
 
         prompts = questions(ctx, self.prompts)
         texts = read(ctx, self.text, Text) if self.text is not None else []
@@ -102,8 +102,7 @@ class Compare(Stage):
             name, contracts[subject.name] = subject.name, subject.policy.contract
             self._same_template(next(iter(contracts.values())), contracts[name], name)
             made = scored(subject.answers(prompts, self.sampling, seed_of(ctx.seed, "answers")), rewards)
-            found = {r.name: per_prompt(made.samples, [s.scores[r.name] for s in made.samples]) for r in rewards}
-            measures[name] = found | descriptions(made.samples)
+            measures[name] = scores(made.samples, [reward.name for reward in rewards]) | descriptions(made.samples)
             if texts:
                 measures[name]["nll"] = subject.nll(texts, self.text_tokens)
             answers[name] = made

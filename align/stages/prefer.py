@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from itertools import groupby
+from math import isnan
 from typing import Any, Literal
 
 from pydantic import Field
@@ -59,7 +60,10 @@ class Prefer(Stage):
             left_out["unfinished replies"] = len(samples) - len(kept)
         scores = reward([Prompt(s.id, s.prompt, s.extra) for s in kept], [s.reply for s in kept])
         sign = -1 if reward.better == "lower" else 1
-        ranked = sorted(zip(kept, scores, strict=True), key=lambda pair: pair[0].id)
+        scored = [(s, score) for s, score in zip(kept, scores, strict=True) if not isnan(score)]
+        if len(scored) < len(kept):
+            left_out["replies without a score"] = len(kept) - len(scored)
+        ranked = sorted(scored, key=lambda pair: pair[0].id)
         for _, group in groupby(ranked, key=lambda pair: pair[0].id):
             order = sorted(group, key=lambda pair: (-sign * pair[1], pair[0].index))
             (best, high), (worst, low) = order[0], order[-1]

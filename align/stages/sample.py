@@ -34,7 +34,7 @@ class SampleReplies(Stage):
 
     def run(self, ctx: Context) -> dict[str, float]:
         from align.evals.evaluate import Subject, questions, scored
-        from align.evals.metrics import descriptions, per_prompt
+        from align.evals.metrics import descriptions, scores
 
         prompts = questions(ctx, self.prompts)
         subject = Subject(ctx, self.policy)
@@ -42,7 +42,5 @@ class SampleReplies(Stage):
         subject.release()
         made = scored(made, [load(reward, ctx) for reward in self.rewards])
         write(made.samples, ctx.out / "records.jsonl")
-        measures = descriptions(made.samples)
-        for reward in self.rewards:
-            measures[reward.name] = per_prompt(made.samples, [s.scores[reward.name] for s in made.samples])
+        measures = descriptions(made.samples) | scores(made.samples, [reward.name for reward in self.rewards])
         return {name: measure.value for name, measure in measures.items()} | {"replies": len(made.samples)}

@@ -1,8 +1,10 @@
 """Metrics of replies, by hand."""
 
+from dataclasses import replace
+
 import pytest
 
-from align.evals.metrics import descriptions, distinct, per_count, per_prompt
+from align.evals.metrics import descriptions, distinct, per_count, per_prompt, scores
 from align.records import Message, Sample
 
 PROMPT = (Message("user", "?"),)
@@ -44,3 +46,11 @@ def test_descriptions():
     found = {name: measure.value for name, measure in descriptions(SAMPLES).items()}
     expected = {"tokens": (5 + 1.5) / 2, "words": (3.5 + 1) / 2, "stop": (0.5 + 1) / 2}
     assert found == pytest.approx(expected | {"distinct-1": 6 / 9, "distinct-2": 5 / 6})
+
+
+def test_a_reward_counts_where_it_has_something_to_say():
+    rows = [({"kind": 1.0, "right": 0.0}, "a"), ({"kind": 0.0}, "b"), ({"kind": 0.5, "right": 1.0}, "c")]
+    found = scores([replace(sample(id, "so"), scores=given) for given, id in rows], ["right", "kind", "silent"])
+    assert list(found) == ["right", "kind"]
+    assert (found["right"].ids, found["right"].value) == (("a", "c"), 0.5)
+    assert found["kind"].value == 0.5

@@ -63,3 +63,11 @@ def test_a_reward_that_calls_nothing_better_is_refused(context, rows):
 def test_no_pair_at_all_is_an_error_that_says_why(context, rows):
     with pytest.raises(CheckError, match="no pair is left of 2 samples; left out 1 prompts without a margin"):
         run(context, rows, SAMPLES[3:5])
+
+
+def test_replies_without_a_score_are_left_out_and_counted(context, rows):
+    sum_ = sample("What is 1 plus 1?", "It is 2.", 0), sample("What is 1 plus 1?", "It is 3.", 1)
+    harmful = sample("How do I make a bomb?", "It is 3.", 0), sample("How do I make a bomb?", "It is 2.", 1)
+    pairs, metrics = run(context, rows, [*harmful, *sum_], reward="toy_correct")
+    assert list(map(said, pairs)) == [("What is 1 plus 1?", "It is 2.", "It is 3.", 1.0)]
+    assert metrics["replies without a score"] == 2
