@@ -196,9 +196,9 @@ class Worker:
             for file in job.plugins:
                 registry.load_plugin(file)
             self._plugins = job.plugins
-        store, swap = Store(job.store), _stand_in(job) if job.smoke else _as_it_is
-        stage = mapped(registry.stage(job.type).model_validate(job.fields, context={"base": job.base}), swap)
-        stage = _lightened(stage) if job.smoke else stage
+        store, swap = Store(job.store), _stand_in(job, "language") if job.smoke else _as_it_is
+        stage = registry.stage(job.type).model_validate(job.fields, context={"base": job.base})
+        stage = _lightened(stage, job) if job.smoke else stage
         given = {name: _found(taken, store) for name, taken in job.inputs.items()}
         ahead = {name: _found(taken.forerunner, store) for name, taken in job.inputs.items() if taken.forerunner}
         context = Context(
@@ -234,22 +234,23 @@ def _as_it_is(place: object, leaf: Any) -> Any:
     return leaf
 
 
-def _stand_in(job: Job) -> Callable[[object, Any], Any]:
+def _stand_in(job: Job, head: Literal["language", "score"]) -> Callable[[object, Any], Any]:
     """Puts tiny models and datasets in place of the real ones, wherever a stage names them."""
     from align.models.smoke import stand_in
 
     def swap(place: object, leaf: Any) -> Any:
         if isinstance(leaf, Path):
             return leaf
-        return stand_in(leaf, sha256_of(leaf.model_dump(mode="json"))[:32], job.base, Store(job.store))
+        return stand_in(leaf, sha256_of(leaf.model_dump(mode="json"))[:32], job.base, Store(job.store), head)
 
     return swap
 
 
-def _lightened(stage: Stage) -> Stage:
+def _lightened(stage: Stage, job: Job) -> Stage:
+    """The stage with less to do. Models among its own fields, not referred to by name, are rewards."""
     from align.models.smoke import lightened
 
-    return lightened(stage)
+    return lightened(mapped(stage, _stand_in(job, "score")))
 
 
 def _nothing(event: str, **values: Any) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from pydantic import BaseModel
+
 from align.config import Data, Model
 from align.data import formats
 from align.data.convert import prompt_of
@@ -21,10 +23,19 @@ from align.records import Text
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
+    from align.models.weights import Head
     from align.store import Store
 
 Entry = TypeVar("Entry", Model, Data)
+V = TypeVar("V")
 ROWS = 32
+MOST = {
+    "batch_size": 4, "epochs": 1.0, "max_length": 2048, "max_new_tokens": 48, "n": 4,
+    "num_train_epochs": 1, "max_steps": 8, "max_completion_length": 48,
+}  # fmt: skip
+"""Of a stage's fields, and of TRL's arguments, the most that so few rows and so small models bear."""
+LEAST = {"share": 0.25}
+"""The least, likewise: a share of the rows that leaves some on either side."""
 FAMILIES = {
     r"qwen-?3.*\d+b-a\d+b": "qwen3_moe", r"qwen-?3": "qwen3", r"qwen": "qwen2", r"gemma-?3": "gemma3_text",
     r"gemma-?2(?!b)": "gemma2", r"gemma": "gemma", r"mixtral": "mixtral", r"mistral": "mistral", r"phi-?[34]": "phi3",
@@ -33,23 +44,44 @@ FAMILIES = {
 """Architectures by the names people give to models; Llama, the commonest, for all others."""
 
 
-def stand_in(entry: Entry, key: str, base: Path, store: Store) -> Entry:
+def stand_in(entry: Entry, key: str, base: Path, store: Store, head: Head = "language") -> Entry:
     """An entry of `models:` or `data:` that points at a tiny replacement, made once for each key of an entry.
 
-    base: the folder at which the entry's relative paths start.
+    base: the folder at which the entry's relative paths start. head: what a model answers with.
     """
     if isinstance(entry, Model):
-        folder = store.cached("smoke", key, lambda folder: _write_model(entry, base, folder))
+        folder = store.cached("smoke", f"{key}-{head}", lambda folder: _write_model(entry, base, folder, head))
         return entry.model_copy(update={"path": str(folder.absolute()), "revision": "main", "quantize": None})
     if entry.path == "toy":
         return entry.model_copy(update={"limit": min(ROWS, entry.limit or ROWS), "skip": 0})
     form = formats.named(entry.format or ("text" if entry.prompt_words else "pairs"))
     folder = store.cached("smoke", key, lambda folder: _write_rows(form, folder))
-    kept = {name: getattr(entry, name) for name in ("prompt_words", "options", "part")}
+    kept = {name: getattr(entry, name) for name in ("prompt_words", "options")}  # a part of so few rows may be none
     return Data.model_validate({"path": str(folder.absolute() / "rows.jsonl"), "format": form.name, **kept})
 
 
-def _write_model(entry: Model, base: Path, folder: Path) -> None:
+def lightened(value: V) -> V:
+    """The same stage with less of what takes time or many rows."""
+    return cast(V, _light("", value))
+
+
+def _light(name: str, value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        fields = {field: getattr(value, field) for field in type(value).model_fields}
+        return value.model_copy(update={f: new for f, old in fields.items() if (new := _light(f, old)) is not old})
+    if isinstance(value, dict):
+        return {key: _light(key, item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_light(name, item) for item in value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = min(value, MOST.get(name, value))
+        return max(value, LEAST.get(name, value))
+    return value
+
+
+def _write_model(entry: Model, base: Path, folder: Path, head: Head) -> None:
+    from transformers import AutoModelForSequenceClassification
+
     from align.models.policy import from_scratch
     from align.models.tokenizers import train_tokenizer
     from align.models.weights import save_model
@@ -57,8 +89,11 @@ def _write_model(entry: Model, base: Path, folder: Path) -> None:
     tokenizer = train_tokenizer((), "bytes")
     if entry.stop:
         tokenizer.add_special_tokens({"additional_special_tokens": list(entry.stop)})
-    policy = from_scratch(shrunk(_config(entry, base)), tokenizer)
-    save_model(policy.model, folder, entry.dtype)
+    model = from_scratch(shrunk(_config(entry, base)), tokenizer).model
+    if head == "score":
+        model.config.num_labels = 1
+        model = AutoModelForSequenceClassification.from_config(model.config)
+    save_model(model, folder, entry.dtype)
     tokenizer.save_pretrained(folder)
 
 

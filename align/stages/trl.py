@@ -117,6 +117,7 @@ class TRL(Stage):
     def _config(self, ctx: Context, dtype: str = "float32") -> Any:
         """The trainer's config. Every argument is one that it has, and none is one that align sets."""
         from align.train.learner import accelerator
+        from align.train.session import device_of
 
         trainer, config = door(self.trainer)
         known = {f.name for f in dataclasses.fields(config)}
@@ -131,7 +132,7 @@ class TRL(Stage):
         try:
             made = config(
                 output_dir=str(ctx.work / "checkpoints"), seed=ctx.seed_of("train"), data_seed=ctx.seed_of("order"),
-                use_cpu=ctx.machine.device == "cpu", bf16=dtype == "bfloat16", fp16=dtype == "float16",
+                use_cpu=device_of(ctx.machine).type == "cpu", bf16=dtype == "bfloat16", fp16=dtype == "float16",
                 gradient_checkpointing=ctx.machine.checkpointing, report_to="none", push_to_hub=False,
                 logging_strategy="steps", logging_steps=1, save_strategy="no", disable_tqdm=True, **self.args,
             )  # fmt: skip
