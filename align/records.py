@@ -73,7 +73,7 @@ class Record:
             value = getattr(self, f.name)
             if f.name in self.message_fields:
                 made[f.name] = [m.row() for m in value]
-            elif f.default_factory is dict and not value or value == f.default:
+            elif value == f.default or (f.default_factory is dict and not value):
                 continue
             else:
                 made[f.name] = list(value) if isinstance(value, tuple) else value
@@ -86,7 +86,8 @@ class Record:
         values = {k: v for k, v in row.items() if k != "kind"}
         unknown = sorted(values.keys() - known)
         if unknown:
-            raise DataError(f"not a {cls.__name__}: unknown column {unknown[0]!r} (columns: {', '.join(sorted(known))})")
+            columns = ", ".join(sorted(known))
+            raise DataError(f"not a {cls.__name__}: unknown column {unknown[0]!r} (columns: {columns})")
         for name in cls.message_fields:
             if name not in values:
                 raise DataError(f"not a {cls.__name__}: {name!r} is missing (columns here: {', '.join(values)})")

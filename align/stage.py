@@ -71,7 +71,8 @@ class Reference:
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
-        return {"type": "string", "pattern": r"^\$.+", "description": f"a reference to {' or '.join(cls.kinds)}, such as $name"}
+        wanted = f"a reference to {' or '.join(cls.kinds)}, such as $name"
+        return {"type": "string", "pattern": r"^\$.+", "description": wanted}
 
 
 class PolicyRef(Reference):

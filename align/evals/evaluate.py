@@ -126,13 +126,15 @@ class Subject:
     def _logps(self, trees: list[Tree], temperature: float, what: str) -> np.ndarray:
         from align.losses.reduce import per_reply
         from align.models.logprobs import LanguageModel
+        from align.train.batching import token_budget
         from align.train.measure import per_reply_of
 
         tell, policy = self._progress(what), self.policy
         module = LanguageModel(policy.model).eval()
         sums = per_reply_of(
             lambda batch: per_reply(module(batch, temperature).logp.double(), batch.owner, len(batch.last)), trees,
-            layout="plain", pad=policy.contract.pad, max_tokens=self.ctx.machine.max_tokens, device=policy.model.device,
+            layout="plain", pad=policy.contract.pad, device=policy.model.device,
+            max_tokens=token_budget(self.ctx.machine, policy.model.device),
             progress=lambda done: tell(done, len(trees)),
         )  # fmt: skip
         return np.concatenate(sums)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,5 +56,8 @@ def _mcnemar(one: Floats, other: Floats) -> float:
 
 
 def _correlation(scores: Floats, lengths: Floats) -> float:
-    found = stats.spearmanr(scores, lengths).statistic if np.ptp(scores) and np.ptp(lengths) else 0.0
-    return 0.0 if math.isnan(found) else float(found)
+    """Spearman's rank correlation; 0 where one side does not vary."""
+    if not np.ptp(scores) or not np.ptp(lengths):
+        return 0.0
+    found: Any = stats.spearmanr(scores, lengths)
+    return float(found.statistic)

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -100,7 +100,7 @@ def _bottom(source: Artifact, store: Store) -> PreTrainedModel:
 
 
 def _shapes(path: str, revision: str, dtype: str) -> PreTrainedModel:
-    options = {} if Path(path).is_dir() else {"revision": revision}
+    options: dict[str, Any] = {} if Path(path).is_dir() else {"revision": revision}
     try:
         config = AutoConfig.from_pretrained(path, **options)
     except (OSError, ValueError) as error:

@@ -16,6 +16,7 @@ from align.models.heads import load_reward
 from align.records import Message, Prompt
 from align.rewards.base import Better
 from align.stage import Context
+from align.train.batching import token_budget
 from align.train.measure import per_reply_of
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class TrainedReward:
         if isinstance(source, Data):
             raise DataError(f"stages.{ctx.stage}: {name!r} is a dataset, not a reward model")
         model = load_reward(source, base=ctx.base, store=ctx.store, device=ctx.machine.device)
-        return cls(model, name, ctx.machine.max_tokens)
+        return cls(model, name, token_budget(ctx.machine, model.model.device))
 
     def __call__(self, prompts: Sequence[Prompt], replies: Sequence[str]) -> list[float]:
         module = self.model.module.eval()

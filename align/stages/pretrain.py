@@ -21,7 +21,7 @@ class Tokenizer(Config):
 
     kind: Literal["words", "bpe", "bytes"] = "bpe"
     """`words`: a token a word or mark, for tiny worlds; `bpe`: byte-level pairs, for any text; `bytes`: 256 of them."""
-    vocabulary: int = Field(8192, gt=0)
+    vocabulary: int = Field(default=8192, gt=0)
     """At most so many tokens, the special ones included."""
 
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
+
 from align.data.tree import Layout, Tree, place
+from align.machine import Machine
 
 
 def microbatches(trees: Sequence[Tree], max_tokens: int, layout: Layout = "tree") -> list[list[Tree]]:
@@ -25,6 +28,11 @@ def microbatches(trees: Sequence[Tree], max_tokens: int, layout: Layout = "tree"
         parts.append([tree for tree, at in zip(left, places, strict=True) if at])
         left = [tree for tree, at in zip(left, places, strict=True) if not at]
     return parts
+
+
+def token_budget(machine: Machine, device: torch.device) -> int:
+    """Tokens of one micro-batch on this device, as set or as usual."""
+    return machine.max_tokens or (16384 if device.type == "cuda" else 2048)
 
 
 class Share(NamedTuple):

@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -24,7 +25,7 @@ from align.data.tree import Layout, Tree, collate
 from align.errors import TrainingError
 from align.machine import Machine
 from align.stage import seed_of
-from align.train.batching import deal, microbatches
+from align.train.batching import deal, microbatches, token_budget
 from align.train.objectives import Loss, Objective
 
 MOVED_BY = 3
@@ -72,7 +73,8 @@ class Learner:
         seed: int = 0,
     ):
         self.optim, self.lr, self.steps, self.accelerator, self.machine = optim, lr, steps, accelerator, machine
-        self.layout, self.pad, self.seed, self.step = layout, pad, seed, 0
+        self.layout: Layout = layout
+        self.pad, self.seed, self.step = pad, seed, 0
         self.trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
         if not self.trainable:
             raise TrainingError("nothing to train: every parameter is frozen")
@@ -92,7 +94,8 @@ class Learner:
         losses = self.backward(objective, trees)
         step = _reduce(losses, self.accelerator)
         self._divide_gradients(step["count"])
-        norm = float(self.accelerator.clip_grad_norm_(list(self.trainable.values()), self.optim.max_grad_norm))
+        found = self.accelerator.clip_grad_norm_(list(self.trainable.values()), self.optim.max_grad_norm)
+        norm = math.nan if found is None else float(found)
         metrics = _means(step) | {"grad_norm": norm, "lr": rate}
         if not (math.isfinite(metrics["loss"]) and math.isfinite(norm)):
             raise TrainingError(self._nan(losses, trees, metrics))
@@ -133,7 +136,7 @@ class Learner:
 
     def _parts(self, trees: Sequence[Tree]):
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
-        return deal(microbatches(trees, self.machine.max_tokens, self.layout), rank, ranks)
+        return deal(microbatches(trees, token_budget(self.machine, self.accelerator.device), self.layout), rank, ranks)
 
     def _adamw(self) -> torch.optim.AdamW:
         matrices = [p for p in self.trainable.values() if p.ndim > 1]
@@ -197,8 +200,7 @@ class Learner:
 
 
 def _fingerprint(p: Tensor) -> Tensor:
-    local = p.detach().to_local() if hasattr(p, "to_local") else p.detach()
-    wide = local.double()
+    wide = p.detach().double()
     return torch.stack([wide.sum(), wide.square().sum()])
 
 
@@ -207,7 +209,7 @@ def _reduce(losses: Sequence[Loss], accelerator: Accelerator) -> dict[str, float
     names = list(losses[0].metrics)
     sums = torch.stack([loss.flat() for loss in losses]).sum(0)
     if accelerator.num_processes > 1:
-        sums = accelerator.reduce(sums, "sum")
+        sums = cast(Tensor, accelerator.reduce(sums, "sum"))
     keys = ["total", "count"] + [key for name in names for key in (name, f"{name}/count")]
     return dict(zip(keys, sums.tolist(), strict=True))
 

@@ -31,7 +31,7 @@ def figures_of(
     """The same for a model that has been looked at already."""
     limit = getattr(seen.model.config.get_text_config(), "max_position_embeddings", None)
     if limit and stage.max_length > limit:
-        raise CheckError(f"max_length: {stage.max_length} is more than the model has positions; set it to {limit} or less")
+        raise CheckError(f"max_length: {stage.max_length} is more than the model's {limit} positions; set it to that")
     records, held_out = records_for(ctx, stage)
     trees = trees_for(ctx, stage, seen.chat, records)
     if held_out:

@@ -24,6 +24,7 @@ from align.losses.reduce import per_reply
 from align.models.logprobs import LanguageModel
 from align.models.policy import Policy
 from align.stage import Context
+from align.train.batching import token_budget
 from align.train.measure import per_reply_of
 
 PROBES = 8
@@ -49,7 +50,7 @@ def with_reference(
     module = LanguageModel(policy.model).eval()
     measure = partial(
         per_reply_of, lambda batch: per_reply(module(batch).logp.double(), batch.owner, len(batch.last)),
-        layout=layout, pad=policy.contract.pad, max_tokens=ctx.machine.max_tokens, device=device,
+        layout=layout, pad=policy.contract.pad, max_tokens=token_budget(ctx.machine, device), device=device,
     )  # fmt: skip
 
     def make(folder: Path) -> None:

@@ -25,6 +25,7 @@ from align.models.loaded import Loaded
 from align.models.policy import Policy, load_policy
 from align.records import Record
 from align.stage import Context, PolicyRef
+from align.train.batching import token_budget
 from align.train.fields import Training
 from align.train.fit import fit, step_count
 from align.train.learner import Learner, accelerator
@@ -35,7 +36,7 @@ from align.train.reference import with_reference
 
 def device_of(machine: Machine) -> torch.device:
     """This process's device."""
-    return PartialState(cpu=machine.device == "cpu").device
+    return torch.device(PartialState(cpu=machine.device == "cpu").device or "cpu")
 
 
 def trainable_policy(ctx: Context, stage: Training, source: PolicyRef) -> Policy:
@@ -122,9 +123,10 @@ class Session:
     def scores(self, trees: Sequence[Tree]) -> np.ndarray:
         """(trees, replies) scores of a reward model."""
         assert isinstance(self.loaded, Reward)
+        device = device_of(self.ctx.machine)
         return np.stack(per_reply_of(
             self.loaded.module.eval(), trees, layout=self.layout, pad=self.loaded.contract.pad,
-            max_tokens=self.ctx.machine.max_tokens, device=device_of(self.ctx.machine),
+            max_tokens=token_budget(self.ctx.machine, device), device=device,
         ))  # fmt: skip
 
     def save(self) -> None:

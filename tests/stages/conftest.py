@@ -74,7 +74,8 @@ def context(tmp_path: Path) -> Callable[..., Context]:
         out.mkdir(exist_ok=True)
         make.events = []
         return Context(
-            stage="it", type="it", key="key", seed=seed, inputs=inputs, store=Store(tmp_path / "store"), work=tmp_path / "work",
+            stage="it", type="it", key="key", seed=seed, inputs=inputs,
+            store=Store(tmp_path / "store"), work=tmp_path / "work",
             keys={name: getattr(taken, "key", f"key-of-{name}") for name, taken in inputs.items()}, out=out,
             machine=Machine(device="cpu", **machine), base=tmp_path,
             emit=lambda event, **values: make.events.append({"event": event, **values}),

@@ -184,7 +184,7 @@ def test_what_would_train_wrongly_is_refused_before_anything_computes(artifacts,
     inputs = {"base": artifacts["base"], "pairs": pairs}
     with pytest.raises(CheckError, match=r"batch_size is 8, but there are only 4 rows"):
         SFT(policy="$base", data="$pairs", max_length=64, optim={"batch_size": 8}).check(context(inputs))
-    with pytest.raises(CheckError, match=r"max_length: 1024 is more than the model has positions; set it to 96"):
+    with pytest.raises(CheckError, match=r"max_length: 1024 is more than the model's 96 positions"):
         SFT(policy="$base", data="$pairs", optim=OPTIM).check(context(inputs))
     said = [(Message("assistant", word),) for word in ("cat", "dog")]
     soft = Preference("a", (Message("user", "the"),), *said, label=0.8)

@@ -54,7 +54,8 @@ def learner(
 def context(folder, **values) -> Context:
     (folder / "work").mkdir(exist_ok=True)
     return Context(
-        stage="tune", type="sft", key="k", seed=0, inputs={}, keys={}, store=Store(folder), machine=Machine(device="cpu"),
+        stage="tune", type="sft", key="k", seed=0, inputs={}, keys={}, store=Store(folder),
+        machine=Machine(device="cpu"),
         work=folder / "work", out=folder / "out", **values,
     )  # fmt: skip
 
