@@ -56,17 +56,17 @@ def display(as_json: bool, console: Console) -> Display:
 
 
 def _summary(outcome: runner.Outcome, shown: Display, store: Store, console: Console) -> None:
+    where = store.root / outcome.plan.recipe.name
     for name, made in outcome.artifacts.items():
         if made.kind == "report":
             report.show(made.path, f"{outcome.plan.recipe.name}/{name}", console)
-            console.print(Text(f"in full: {text.place(made.path)}", style="dim"), soft_wrap=True)
+            console.print(Text(f"in full: {where / name / 'comparison.md'}", style="dim"), soft_wrap=True)
     for name, error in outcome.errors.items():
         console.print(Text(f"\n{name} failed: {error}", style="red"), soft_wrap=True)
         if log := shown.progress.rows[name].log:
             console.print(f"  log: {text.place(log)}", markup=False, highlight=False, soft_wrap=True)
     counts = Counter(outcome.states.values())
     said = ", ".join(f"{counts[state]} {state}" for state in SAID if counts[state])
-    where = store.root / outcome.plan.recipe.name
     console.print(Text(f"\n{where}: {said}", style="bold"), soft_wrap=True)
     if outcome.signal:
         console.print("Stopped after a complete step; the same command goes on from there.")

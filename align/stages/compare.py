@@ -85,8 +85,6 @@ class Compare(Stage):
             write(made.samples, ctx.out / "replies" / f"{name}.jsonl")
         (ctx.out / "comparison.json").write_text(json.dumps(found, indent=1) + "\n")
         (ctx.out / "comparison.md").write_text(markdown(found))
-        for sentence in found["verdicts"]:
-            ctx.note(sentence)
         return {f"{name}/{m}": v["value"] for name, values in found["policies"].items() for m, v in values.items()}
 
     def _measured(self, ctx: Context, rewards: list[Reward]) -> tuple[dict[str, Answers], Measures]:

@@ -82,10 +82,11 @@ def fit(
             checkpoints.save(folder, learner, state, checkpoint.keep)
         if stop:
             raise Interrupted(signal.SIGINT, f"stopped after step {learner.step} of {learner.steps}; it is saved")
+    result = {name: value for name, value in state["last"].items() if name not in ("lr", "grad_norm")}
     if validation and validation.keep == "best":
         _restore(_best_file(ctx), learner)
-        return state["last"] | state["best"]
-    return state["last"]
+        result |= state["best"]
+    return result
 
 
 def _validate(
