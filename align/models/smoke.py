@@ -30,12 +30,14 @@ Entry = TypeVar("Entry", Model, Data)
 V = TypeVar("V")
 ROWS = 32
 MOST = {
-    "batch_size": 4, "epochs": 1.0, "max_length": 2048, "max_new_tokens": 48, "n": 4,
+    "batch_size": 2, "epochs": 1.0, "max_length": 2048, "max_new_tokens": 48, "n": 4,
     "num_train_epochs": 1, "max_steps": 8, "max_completion_length": 48,
 }  # fmt: skip
 """Of a stage's fields, and of TRL's arguments, the most that so few rows and so small models bear."""
 LEAST = {"share": 0.25}
 """The least, likewise: a share of the rows that leaves some on either side."""
+ENDING = 25.0
+"""Factor on the output row of the stop token. A random model would write to the limit; this one ends now and then."""
 FAMILIES = {
     r"qwen-?3.*\d+b-a\d+b": "qwen3_moe", r"qwen-?3": "qwen3", r"qwen": "qwen2", r"gemma-?3": "gemma3_text",
     r"gemma-?2(?!b)": "gemma2", r"gemma": "gemma", r"mixtral": "mixtral", r"mistral": "mistral", r"phi-?[34]": "phi3",
@@ -89,7 +91,9 @@ def _write_model(entry: Model, base: Path, folder: Path, head: Head) -> None:
     tokenizer = train_tokenizer((), "bytes")
     if entry.stop:
         tokenizer.add_special_tokens({"additional_special_tokens": list(entry.stop)})
-    model = from_scratch(shrunk(_config(entry, base)), tokenizer).model
+    policy = from_scratch(shrunk(_config(entry, base)), tokenizer)
+    model: Any = policy.model
+    model.get_output_embeddings().weight.data[policy.contract.stop[0]] *= ENDING
     if head == "score":
         model.config.num_labels = 1
         model = AutoModelForSequenceClassification.from_config(model.config)

@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from align.config import Data, Model
+from align.config import Data, Model, Sampling
 from align.data import load
 from align.data.formats import FORMATS
+from align.generate.hf import HFGenerator
+from align.models.heads import load_reward
 from align.models.policy import load_policy
-from align.models.smoke import ROWS, stand_in
+from align.models.smoke import ROWS, lightened, stand_in
+from align.records import Message
+from align.stages.sft import SFT
 
 NAMES = {
     "HuggingFaceTB/SmolLM2-135M": "llama",
@@ -67,3 +71,28 @@ def test_rows_without_a_format_are_pairs_which_serve_every_stage(store):
 def test_the_toy_world_is_only_cut(store):
     entry = Data(path="toy", options={"kind": "prompt"}, limit=500)
     assert stand_in(entry, "key", Path(), store) == entry.model_copy(update={"limit": ROWS})
+
+
+def test_a_stand_in_for_a_reward_model_scores(store):
+    reward = load_reward(stand_in(Model(path="Qwen/Qwen3-0.6B"), "key", Path(), store, head="score"))
+    assert reward.model.config.model_type == "qwen3"
+    assert reward.has_head
+
+
+def test_a_stand_in_ends_its_replies_now_and_then(store):
+    policy = load_policy(stand_in(Model(path="HuggingFaceTB/SmolLM2-135M", template="plain"), "key", Path(), store))
+    made = HFGenerator(policy).generate([(Message("user", "Why?"),)], Sampling(max_new_tokens=48, n=64), seed=0)
+    assert 8 < sum(completion.finish == "stop" for completion in made) < 64
+
+
+def test_a_stage_is_lightened_to_what_the_rows_bear():
+    heavy = SFT.model_validate({
+        "policy": "$base", "data": ["$a", {"from": "$b", "count": 3}], "epochs": 3, "max_length": 8192,
+        "optim": {"batch_size": 128, "lr": 0.1}, "validation": {"share": 0.01}, "lora": {"r": 64},
+    })  # fmt: skip
+    light = lightened(heavy)
+    assert (light.epochs, light.max_length, light.optim.batch_size) == (1.0, 2048, 2)
+    assert light.validation.share == 0.25
+    assert (light.optim.lr, light.lora, light.data) == (0.1, heavy.lora, heavy.data)
+    small = SFT.model_validate({"policy": "$base", "data": "$a", "epochs": 0.5, "optim": {"batch_size": 1}})
+    assert lightened(small) == small
