@@ -94,7 +94,7 @@ class Optim(Config):
     """AdamW with a schedule. One step is exactly `batch_size` examples, however they are cut to fit memory."""
 
     lr: float | None = Field(default=None, gt=0)
-    """Peak learning rate; none means the stage's usual one (`align stages NAME` shows it), ten times that with LoRA."""
+    """Peak learning rate; not given, the stage's usual one, which is ten times higher with LoRA."""
     batch_size: int = Field(default=16, gt=0)
     """Examples of one optimizer step, over all processes."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -17,6 +18,7 @@ from align.cli.schema import Entry, entries, recipe_schema
 from align.data import formats
 from align.rewards.base import REWARDS
 from align.stage import Stage
+from align.train.fields import Training
 
 NAME_WIDTH = 24
 """Columns that a field's name gets before its description is moved to the right."""
@@ -75,6 +77,9 @@ def summary(documented: object) -> str:
 
 def _explain(made: type[Stage]) -> Group:
     found = list(entries(made))
+    if issubclass(made, Training):
+        usual = f"{made.usual_lr:g}, or {10 * made.usual_lr:g} with LoRA"
+        found = [replace(entry, default=usual) if entry.path == "optim.lr" else entry for entry in found]
     parts = [Text.assemble((made.name, "bold"), (f"  makes {made.makes}", "dim")), Text()]
     parts += [Text(inspect.cleandoc(made.__doc__ or "")), Text()]
     for title, chosen in (

@@ -34,6 +34,11 @@ def test_a_stage_is_explained_by_inputs_and_fields(align):
     assert "optim.lr" in fields
 
 
+def test_the_usual_learning_rate_of_a_stage_is_shown(align):
+    assert "default 1e-06, or 1e-05 with LoRA" in align("stages", "dpo").out
+    assert "default 2e-05, or 0.0002 with LoRA" in align("stages", "sft").out
+
+
 def test_formats_and_rewards_are_listed(align):
     listed = align("stages", "formats").out
     assert all(name in listed for name in ("messages", "alpaca", "sharegpt", "hh"))
