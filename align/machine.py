@@ -32,7 +32,8 @@ class Machine(BaseModel):
     sample_batch: int = Field(default=64, ge=1)
     """Replies that are generated side by side."""
     track: tuple[str, ...] = ()
-    """Trackers through accelerate: tensorboard, wandb, mlflow, trackio. None by default; nothing leaves the machine."""
+    """Trackers through accelerate: tensorboard, wandb, mlflow, trackio; their files go to `.store/tracking`. None by
+    default: nothing leaves the machine."""
 
 
 def machine(**options: object) -> Machine:

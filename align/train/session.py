@@ -142,7 +142,7 @@ class Session:
         if ctx.machine.checkpointing:
             self.loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
             self.loaded.model.enable_input_require_grads()
-        accelerate = accelerator(ctx.machine, self.loaded.contract.dtype, ctx.work)
+        accelerate = accelerator(ctx.machine, self.loaded.contract.dtype, ctx.store.inside / "tracking")
         learner = Learner(
             module,
             stage.optim,
@@ -155,7 +155,7 @@ class Session:
             seed=ctx.seed_of("train"),
         )
         if ctx.machine.track:
-            accelerate.init_trackers(ctx.stage, stage.model_dump(mode="json"))
+            accelerate.init_trackers(f"{ctx.stage}-{ctx.key[:8]}", {"fields": stage.model_dump_json(exclude_defaults=True)})
         metrics = fit(
             ctx, learner, objective, self.trees,
             checkpoint=stage.checkpoint, validation=stage.validation, held_out=self.held_out,

@@ -207,3 +207,16 @@ def test_fields_that_would_have_no_effect_are_refused(fields, message):
     """Trap 11."""
     with pytest.raises(ValueError, match=message):
         DPO(policy="$base", data="$pairs", **fields)
+
+
+def test_steps_reach_a_tracker(artifacts, context, pairs):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    stage = SFT(policy="$base", data="$pairs", max_length=64, epochs=3, optim=OPTIM)
+    ctx = context({"base": artifacts["base"], "pairs": pairs}, track=["tensorboard"])
+    stage.run(ctx)
+    (file,) = ctx.store.inside.glob("tracking/it-key/events*")
+    read = EventAccumulator(str(file))
+    read.Reload()
+    steps = [e for e in context.events if e["event"] == "step"]
+    assert [round(point.value, 4) for point in read.Scalars("loss")] == [round(step["loss"], 4) for step in steps]
