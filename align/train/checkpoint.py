@@ -35,9 +35,10 @@ def save(folder: Path, learner: Learner, state: Mapping[str, Any], keep: int) ->
     """
     weights, optimizer = _gather(learner)
     final = folder / f"step-{learner.step:08d}"
-    if learner.accelerator.is_main_process and not final.exists():
+    if learner.accelerator.is_main_process and not _is_complete(final):
         draft = folder / f".{final.name}.{os.getpid()}"
         delete(draft)
+        delete(final)
         draft.mkdir(parents=True)
         torch.save({"weights": weights, "optimizer": optimizer}, draft / "state.pt")
         sync(draft / "state.pt")
