@@ -20,18 +20,22 @@ def per_reply_of(
     layout: Layout,
     pad: int,
     max_tokens: int,
-    device: torch.device | str,
+    device: torch.device,
+    dtype: str = "float32",
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[np.ndarray]:
     """For each tree, in the order given, what `measure` says of its replies: float64 arrays of (replies,).
 
-    measure: a batch of trees to (K,) numbers, one a reply. progress: is told how many trees are done.
+    measure: a batch of trees to (K,) numbers, one a reply. dtype: of the computation, as training has it: weights that
+    train are float32 even where the policy is not. progress: is told how many trees are done.
     """
     found: list[np.ndarray] = [np.empty(0)] * len(trees)
     place = {id(tree): i for i, tree in enumerate(trees)}
     done = 0
+    narrow = torch.autocast(device.type, getattr(torch, dtype), enabled=dtype != "float32")
     for part in microbatches(trees, max_tokens, layout):
-        values = measure(collate(part, layout, pad).to(device)).double().cpu().numpy()
+        with narrow:
+            values = measure(collate(part, layout, pad).to(device)).double().cpu().numpy()
         ends = np.cumsum([len(tree.replies) for tree in part])
         for tree, mine in zip(part, np.split(values, ends[:-1]), strict=True):
             found[place[id(tree)]] = mine

@@ -126,7 +126,7 @@ class Session:
         device = device_of(self.ctx.machine)
         return np.stack(per_reply_of(
             self.loaded.module.eval(), trees, layout=self.layout, pad=self.loaded.contract.pad,
-            max_tokens=token_budget(self.ctx.machine, device), device=device,
+            max_tokens=token_budget(self.ctx.machine, device), device=device, dtype=self.loaded.contract.dtype,
         ))  # fmt: skip
 
     def save(self) -> None:
@@ -155,7 +155,8 @@ class Session:
             seed=ctx.seed_of("train"),
         )
         if ctx.machine.track:
-            accelerate.init_trackers(f"{ctx.stage}-{ctx.key[:8]}", {"fields": stage.model_dump_json(exclude_defaults=True)})
+            fields = stage.model_dump_json(exclude_defaults=True)
+            accelerate.init_trackers(f"{ctx.stage}-{ctx.key[:8]}", {"fields": fields})
         metrics = fit(
             ctx, learner, objective, self.trees,
             checkpoint=stage.checkpoint, validation=stage.validation, held_out=self.held_out,
