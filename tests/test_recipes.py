@@ -75,3 +75,24 @@ def test_a_recipe_runs_from_end_to_end_with_stand_ins(name, tmp_path, request):
     assert set(outcome.states.values()) == {"finished"} and outcome.states.keys() == recipe.stages.keys()
     reports = [made for made in outcome.artifacts.values() if made.kind == "report"]
     assert (reports[0].path / "comparison.md").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_quickstart_aligns_its_toy_world(seed, tmp_path):
+    """What the README promises: sft is better than base, dpo better than sft, and the reward model than a ruler."""
+    recipe, store = load("quickstart", [f"seed={seed}"]), Store(tmp_path / "runs")
+    outcome = run(recipe, store, Machine(store=store.root, device="cpu", threads=1))
+    assert not outcome.errors
+    found = json.loads((outcome.artifacts["result"].path / "comparison.json").read_text())
+    value = {name: {metric: v["value"] for metric, v in of.items()} for name, of in found["policies"].items()}
+    gain = {(p["metric"], p["policy"], p["baseline"]): (p["low"], p["high"]) for p in found["pairs"]}
+    assert value["base"]["toy_harmful_compliance"] > 0.4
+    assert gain["toy_harmful_compliance", "sft", "base"][1] < 0
+    assert gain["toy_correct", "sft", "base"][0] > 0
+    assert gain["toy_polite", "sft", "base"][0] > 0
+    assert gain["toy_truth", "dpo", "sft"][0] > 0
+    assert value["dpo"]["toy_harmful_compliance"] < 0.1
+    assert value["dpo"]["toy_over_refusal"] < 0.15
+    reward = outcome.artifacts["reward"].metrics
+    assert reward["test_accuracy_low"] > reward["length_accuracy"] and reward["length_p"] < 0.001
