@@ -69,6 +69,11 @@ class Preview:
         return (self.adapter_parameters(lora) if lora else 0) * (4 + 12 * checkpoints)
 
 
+def context_of(model: Any) -> int | None:
+    """How many tokens a model can read, or None where its config sets no limit."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
 def preview(source: Artifact | Model, base: Path, store: Store) -> Preview:
     """A model from an artifact or from outside, its weights left on disk."""
     if not isinstance(source, Model):

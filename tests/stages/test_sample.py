@@ -3,7 +3,7 @@
 import pytest
 
 from align.data import read_file
-from align.errors import Interrupted
+from align.errors import CheckError, Interrupted
 from align.stages.sample import SampleReplies
 
 FIELDS = {
@@ -39,6 +39,18 @@ def test_replies_do_not_depend_on_the_batch_and_are_sampled_once(artifacts, prom
     monkeypatch.setattr("align.models.policy.load_policy", lambda *_, **__: pytest.fail("sampled again"))
     stage.run(context(artifacts | {"prompts": prompts}))
     assert (first.out / "records.jsonl").read_text() == replies
+
+
+def test_a_prompt_that_leaves_no_room_is_left_out_by_name(artifacts, rows, context):
+    sizes = {"long": 83} | {str(i): i for i in range(1, 12)}
+    turns = {id: [{"role": "user", "content": "cat " * size}] for id, size in sizes.items()}
+    asked = [{"kind": "prompt", "id": id, "prompt": prompt} for id, prompt in turns.items()]
+    ctx = context(artifacts | {"prompts": rows("asked", *asked)})
+    stage = SampleReplies.model_validate(FIELDS | {"rewards": []})
+    assert stage.check(ctx) == {"prompts": 11, "replies": 33}
+    assert stage.run(ctx)["replies"] == 33
+    with pytest.raises(CheckError, match="prompt long has 85 tokens for base, whose context is 96"):
+        SampleReplies.model_validate(FIELDS | {"max_too_long": 0}).check(ctx)
 
 
 def test_another_seed_samples_anew(artifacts, prompts, context):
