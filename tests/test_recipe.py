@@ -497,6 +497,17 @@ def test_a_model_in_a_stage_counts_by_content() -> None:
     assert differ(before, values(recipe(text))) == {"reward", "replies"}
 
 
+def test_the_weights_beneath_somebody_else_s_adapter_count_too() -> None:
+    text = changed("words: words.txt", "outsider: {path: other}")
+    for name in ("other", "weights"):
+        Path(name).mkdir()
+    Path("other/adapter_config.json").write_text('{"base_model_name_or_path": "../weights"}')
+    Path("weights/weights").write_text("1")
+    before = values(recipe(text))
+    Path("weights/weights").write_text("2")
+    assert differ(before, values(recipe(text))) == {"reward", "replies"}
+
+
 def test_the_toy_world_is_no_file_of_the_recipe() -> None:
     keys = recipe(changed("{path: demos.jsonl}", "{path: toy, options: {kind: demonstrations}}")).keys(content)
     assert keys["demos"].parts["fields"] == {"options": {"kind": "demonstrations"}} and not keys["demos"].provisional
