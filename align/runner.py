@@ -84,8 +84,9 @@ def run(
 ) -> Outcome:  # fmt: skip
     """Makes the artifacts of a recipe's stages, or of those asked for, as `plan` says.
 
-    `fresh` stages forget their artifact and what a killed run left of them. Raises RecipeError where a stage cannot
-    run at all and CheckError where the results don't fit on the disk; other failures are in the outcome.
+    `fresh` stages, and those made from them, forget what a killed run left of them; their artifacts stay until new
+    ones take their place, and a run that is stopped meanwhile goes on without `fresh`. Raises RecipeError where a
+    stage cannot run at all and CheckError where the results don't fit on the disk; other failures are in the outcome.
     """
     with _Run(plan(recipe, store, until=until, only=only, fresh=fresh), store, machine, emit) as running:
         running.begin()
@@ -155,6 +156,9 @@ class _Run:
 
     def run(self) -> None:
         for step in self.plan.to_run:
+            if step.fresh:
+                self.store.supersede(step.key)  # now, for the next run may be another: this one may be stopped before
+        for step in self.plan.to_run:
             bad = [n for n in self.plan.recipe.inputs(step.stage).values() if self._is_lost(n)]
             if bad:
                 self._skip(step.stage, f"'{bad[0]}' {self.outcome.states[bad[0]]}")
@@ -164,7 +168,8 @@ class _Run:
     def finish(self) -> None:
         code, failed = self.outcome.exit_code, list(self.outcome.errors)
         if self.outcome.signal:
-            self._emit("note", level="info", text="stopped; the same command goes on from here")
+            without = " without --fresh" if any(step.fresh for step in self.plan.steps) else ""
+            self._emit("note", level="info", text=f"stopped; the same command{without} goes on from here")
         skipped = [name for name, state in self.outcome.states.items() if state == "skipped"]
         seconds = round(time.time() - self._started, 2)
         self._emit("run_finished", exit_code=code, failed=failed, skipped=skipped, seconds=seconds)

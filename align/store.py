@@ -33,6 +33,8 @@ from align.errors import StoreError, suggestion
 from align.stage import Kind
 
 MANIFEST = "manifest.json"
+SUPERSEDES = "supersedes.json"
+"""In a work folder: the hash of the manifest whose artifact is to be made again."""
 POLL_SECONDS = 0.2
 RACY_NS = 2_000_000_000
 """A file younger than this when it was read may change again without a new time stamp; its hash isn't remembered."""
@@ -188,16 +190,32 @@ class Store:
         return self._publish(key)
 
     def recover(self, key: str) -> Artifact | None:
-        """The artifact of a key, put in place if a kill came between its manifest and its rename."""
-        if found := self.find(key):
+        """The artifact of a key, put in place if a kill came between its manifest and its rename.
+
+        None for one that is superseded, unless its successor is complete.
+        """
+        if (found := self.find(key)) and not self.superseded(key):
             return found
         left = Artifact.at(self.work(key) / "out")
         complete = left is not None and left.key == key and "files" in left.manifest and not left.damage()
         return self._publish(key) if complete else None
 
+    def supersede(self, key: str) -> None:
+        """Has the artifact of a key made again: it stays until another takes its place, whatever is killed meanwhile."""
+        manifest = self.inside / "artifacts" / key / MANIFEST
+        if manifest.exists():
+            mark = self.work(key) / SUPERSEDES
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            write_json(mark, sha256_of_file(manifest))
+
+    def superseded(self, key: str) -> bool:
+        """Whether the artifact of a key is to be made again; it no longer is once another has taken its place."""
+        mark, manifest = self.work(key) / SUPERSEDES, self.inside / "artifacts" / key / MANIFEST
+        return mark.exists() and manifest.exists() and json.loads(mark.read_text()) == sha256_of_file(manifest)
+
     def _publish(self, key: str) -> Artifact:
         work, final = self.work(key), self.inside / "artifacts" / key
-        self.discard(final)  # not complete, or there would be nothing to publish
+        self.discard(final)  # not complete, or superseded
         final.parent.mkdir(parents=True, exist_ok=True)
         os.rename(work / "out", final)
         sync(final.parent)
@@ -288,11 +306,6 @@ class Store:
         os.rename(path, trash)
         delete(trash)
 
-    def forget(self, key: str) -> None:
-        """Deletes the artifact of a key and what is left of making it."""
-        self.discard(self.inside / "artifacts" / key)
-        self.discard(self.work(key))
-
     def collect(self, keep: Iterable[str] = ()) -> list[Waste]:
         """What can be deleted: whatever no recipe's last run leads to, apart from the keys to keep. Deletes nothing."""
         last = [self.last(str(p.parent.relative_to(self.root))) for p in self._visible("last.json")]
@@ -304,7 +317,7 @@ class Store:
             if path.name not in wanted:
                 waste.append((path, "no recipe's last run leads to it"))
         for path in _children(self.inside / "work"):
-            if self.find(path.name) or path.name not in current:
+            if path.name not in current or (self.find(path.name) and not self.superseded(path.name)):
                 waste.append((path, "left by a run that its recipe no longer continues"))
         for path in [p for name in _children(self.inside / "cache") for p in _children(name)]:
             if path.stat().st_mtime < stale:

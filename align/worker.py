@@ -79,7 +79,7 @@ class Job(BaseModel):
     smoke: bool = False
     """Put tiny stand-ins in place of all models and datasets."""
     fresh: bool = False
-    """Forget the artifact of this key and what a killed run left of it."""
+    """Make it from the start, though its artifact or what a killed run left of it is there."""
 
     def work(self) -> Path:
         return Store(self.store).work(self.key)
@@ -160,7 +160,8 @@ class Worker:
             return
         with store.lock(job.key, self._waiting(job)):
             if job.fresh:
-                store.forget(job.key)
+                store.discard(job.work())
+                store.supersede(job.key)
             if found := store.recover(job.key):
                 self._send(job, "stage_cached", key=found.key, path=str(found.path), metrics=found.metrics)
                 return

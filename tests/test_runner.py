@@ -231,8 +231,8 @@ def test_until_only_and_fresh(toy: Toy) -> None:
         toy.run(only="b")
     assert toy.run(until="a").states == {"a": "finished"}
     assert toy.run(only="b").states == {"b": "finished"}
-    assert toy.run(until="b", fresh=["a"]).states == {"b": "cached", "a": "finished"}
-    assert toy.trace == ["a 0", "a 1", "a 2", "b 0", "b 1", "b 2", "b 3", "a 0", "a 1", "a 2"]
+    assert toy.run(until="b", fresh=["a"]).states == {"a": "finished", "b": "finished"}
+    assert toy.trace == ALL[:7] * 2
     for wrong, message in (
         ({"until": "bb"}, "--until: no stage is called 'bb'. Did you mean 'b'"),
         ({"fresh": ["c"], "until": "a"}, "--fresh c: the stage is not among those to run"),
@@ -247,6 +247,29 @@ def test_fresh_forgets_what_a_killed_run_left(toy: Toy, monkeypatch) -> None:
     toy.run(until="a")
     toy.run(until="a", fresh=["a"])
     assert toy.trace == ["a 0", "a 1", "a 0", "a 1", "a 2"]
+
+
+def test_what_was_made_from_a_fresh_stage_is_made_afresh(toy: Toy) -> None:
+    toy.run()
+    steps = plan(toy.recipe(), toy.store, fresh=["a"]).steps
+    assert [(s.state, s.why) for s in steps[:2]] == [("run", "asked for afresh"), ("run", "its input 'a' is made afresh")]
+    assert steps[2].state == "cached"
+    alone = plan(toy.recipe(), toy.store, only="a", fresh=["a"]).steps[0]
+    assert alone.warning.endswith("not what was made from it: 'b'. Use --fresh b afterwards")
+    assert toy.run("c.steps=3", fresh=["c"]).states == {"a": "finished", "b": "finished", "c": "cached"}  # a is c
+
+
+def test_an_artifact_stays_until_its_successor_is_there(toy: Toy, monkeypatch) -> None:
+    before = toy.run(until="b").artifacts["a"].manifest["files"]
+    monkeypatch.setenv("FAULT", "kill:a")
+    assert toy.run(until="b", fresh=["a"]).states == {"a": "failed", "b": "skipped"}
+    assert toy.store.get("toy/a").manifest["files"] == before
+    first, second = plan(toy.recipe(), toy.store, until="b").steps
+    assert first.why == "was to be made afresh and is not finished; goes on"
+    assert second.why == "its input 'a' is made afresh"
+    assert toy.run(until="b").states == {"a": "finished", "b": "finished"}
+    assert toy.trace == ALL[:7] * 2
+    assert toy.run(until="b").states == {"a": "cached", "b": "cached"}
 
 
 def test_stages_of_the_same_key_share_one_artifact(toy: Toy) -> None:

@@ -138,6 +138,27 @@ def test_a_commit_killed_at_any_line_leaves_nothing_or_all_and_can_be_repeated(s
     assert recovered > 0  # killed between the manifest and the rename: put in place, not made again
 
 
+def test_of_two_artifacts_of_a_key_there_is_always_one(store: Store, no_sync) -> None:
+    make(store)
+    old = store.root.with_name("old")
+    shutil.copytree(store.root, old)
+    for lines in range(400):
+        shutil.rmtree(store.root)
+        shutil.copytree(old, store.root)
+        store.supersede(KEY)
+        assert store.superseded(KEY) and store.find(KEY) and store.recover(KEY) is None
+        fill(store)
+        kill = killed_after(lines, lambda: store.commit(KEY, "policy", {"loss": 0.4}, {"stage": "sft", "inputs": {}}))
+        if not kill:
+            break
+        made = store.recover(KEY)
+        assert made is not None or store.find(KEY)
+        assert store.superseded(KEY) == (made is None)
+    else:
+        pytest.fail("never came to its end")
+    assert store.find(KEY).metrics == {"loss": 0.4}  # type: ignore[union-attr]
+
+
 def test_what_lies_on_disk_before_the_manifest_and_before_the_rename(store: Store, monkeypatch) -> None:
     fill(store)
     done: list[str] = []
