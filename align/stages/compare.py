@@ -18,7 +18,6 @@ from align.stage import Context, PolicyRef, Stage, seed_of
 if TYPE_CHECKING:
     from align.evals.evaluate import Answers
     from align.evals.statistics import Measure
-    from align.models.contract import Contract
 
     Measures = dict[str, dict[str, Measure]]
 
@@ -75,38 +74,42 @@ class Compare(Stage):
         from align.evals.compare import comparison, markdown
 
         rewards = [load(reward, ctx) for reward in self.rewards]
-        answers, measures = self._measured(ctx, rewards)
+        answers, measures, tokenizers = self._measured(ctx, rewards)
         better: dict[str, Better] = {reward.name: reward.better for reward in rewards}
         better |= {"nll": "lower", "perplexity": "lower"}
         prompts = len({sample.id for sample in next(iter(answers.values())).samples})
         settings = self.sampling.model_dump() | {"seed": ctx.seed, "prompts": prompts, "templates": self.templates}
         settings["base"] = (self.base or self.policies[0]).name
-        found = comparison(measures, better, settings, seed_of(ctx.seed, "bootstrap"))
+        found = comparison(measures, better, settings, seed_of(ctx.seed, "bootstrap"), tokenizers)
+        for sentence in found["notes"]:
+            ctx.note(sentence)
         for name, made in answers.items():
             write(made.samples, ctx.out / "replies" / f"{name}.jsonl")
         (ctx.out / "comparison.json").write_text(json.dumps(found, indent=1) + "\n")
         (ctx.out / "comparison.md").write_text(markdown(found))
         return {f"{name}/{m}": v["value"] for name, values in found["policies"].items() for m, v in values.items()}
 
-    def _measured(self, ctx: Context, rewards: list[Reward]) -> tuple[dict[str, Answers], Measures]:
-        """Every policy's replies, and what was measured of it."""
+    def _measured(
+        self, ctx: Context, rewards: list[Reward]
+    ) -> tuple[dict[str, Answers], Measures, dict[str, str]]:
+        """Every policy's replies, what was measured of it, and its tokenizer."""
         from align.evals.evaluate import Subject, scored
         from align.evals.metrics import descriptions, scores
 
         prompts = self._asked(ctx)
         texts = read(ctx, self.text, Text) if self.text is not None else []
-        answers, measures, contracts = {}, {}, {}
+        answers, measures, tokenizers = {}, {}, {}
         for reference in self.policies:
             subject = Subject(ctx, reference)
-            name, contracts[subject.name] = subject.name, subject.policy.contract
+            name, tokenizers[subject.name] = subject.name, subject.policy.contract.tokenizer
             made = scored(subject.answers(prompts, self.sampling, seed_of(ctx.seed, "answers")), rewards)
             measures[name] = scores(made.samples, [reward.name for reward in rewards]) | descriptions(made.samples)
             if texts:
                 measures[name]["nll"] = subject.nll(texts, self.text_tokens)
             answers[name] = made
             subject.release()
-        self._add_kl(ctx, answers, measures, contracts)
-        return answers, measures
+        self._add_kl(ctx, answers, measures, tokenizers)
+        return answers, measures, tokenizers
 
     def _asked(self, ctx: Context) -> list[Prompt]:
         """The prompts that every policy, the base among them, can answer and every reward model can read."""
@@ -134,7 +137,7 @@ class Compare(Stage):
                 )
 
     def _add_kl(
-        self, ctx: Context, answers: dict[str, Answers], measures: Measures, contracts: dict[str, Contract]
+        self, ctx: Context, answers: dict[str, Answers], measures: Measures, tokenizers: dict[str, str]
     ) -> None:
         """KL to the base, in nats a token: what the policy says of its own tokens minus what the base says of them."""
         from align.evals.evaluate import Subject
@@ -148,7 +151,7 @@ class Compare(Stage):
         for name, made in answers.items():
             if name == base.name:
                 continue
-            if contracts[name].tokenizer != base.policy.contract.tokenizer:
+            if tokenizers[name] != base.policy.contract.tokenizer:
                 ctx.note(f"kl of {name} is not measured: {base.name} has another tokenizer")
                 continue
             theirs = base.logps(made, drawn.temperature)

@@ -121,6 +121,8 @@ def test_another_template_is_refused_unless_asked_for(artifacts, prompts, contex
     inputs = artifacts | {"prompts": prompts, "tuned": replace(artifacts["tuned"], path=folder, key="raw")}
     with pytest.raises(CheckError, match="'tuned' was made with another chat template than 'base'"):
         run(context(inputs))
+    with pytest.raises(CheckError, match="'tuned' was made with another chat template than 'base'"):
+        run(context(inputs), policies=["$base"], base="$tuned")
     found, _ = run(context(inputs), templates="own")
     assert found["settings"]["templates"] == "own"
 
