@@ -68,8 +68,8 @@ def _against_first(
     pairs: list[Mapping[str, Any]], metric: str, better: str | None, policy: str, first: str
 ) -> tuple[str, str]:
     for pair in pairs:
-        if (pair["metric"], pair["policy"], pair["baseline"]) == (metric, policy, first):
-            if better and pair["sure"]:
-                wins = (pair["difference"] > 0) == (better == "higher")
-                return ("+", "green") if wins else ("-", "red")
+        here = (pair["metric"], pair["policy"], pair["baseline"]) == (metric, policy, first)
+        if here and better and pair["sure"]:
+            wins = (pair["difference"] > 0) == (better == "higher")
+            return ("+", "green") if wins else ("-", "red")
     return " ", ""

@@ -12,7 +12,7 @@ from align.data import read, write
 from align.data.fields import DataField
 from align.errors import CheckError
 from align.records import Prompt, Text
-from align.rewards.base import Better, Reward, RewardField, load, names
+from align.rewards.base import Better, Reward, RewardField, load, names, rehearse
 from align.stage import Context, PolicyRef, Stage, seed_of
 
 if TYPE_CHECKING:
@@ -125,6 +125,8 @@ class Compare(Stage):
         )
         if left_out:
             ctx.note(left_out)
+        if prompts:
+            rehearse(self.rewards, ctx, prompts[0])
         return prompts
 
     def _check_templates(self, templates: dict[str, str]) -> None:

@@ -10,7 +10,7 @@ from align.config import Sampling
 from align.data import write
 from align.data.fields import DataField
 from align.records import Prompt
-from align.rewards.base import RewardField, load
+from align.rewards.base import RewardField, load, rehearse
 from align.stage import Context, PolicyRef, Stage
 
 
@@ -58,4 +58,6 @@ class SampleReplies(Stage):
         )
         if left_out:
             ctx.note(left_out)
+        if prompts:
+            rehearse(self.rewards, ctx, prompts[0])
         return prompts

@@ -91,8 +91,9 @@ def test_a_metric_that_too_few_prompts_have_is_left_out_and_the_others_are_compa
     alone, apart = Measure.of_means(IDS[:1], BASE[:1]), Measure.of_means(IDS[:2], BASE[:2])
     other = Measure.of_means(IDS[1:3], BASE[1:3])
     measures = {
-        "base": MEASURES["base"] | {"rare": alone, "half": apart}, "sft": MEASURES["sft"] | {"rare": apart, "half": other},
-    }  # fmt: skip
+        "base": MEASURES["base"] | {"rare": alone, "half": apart},
+        "sft": MEASURES["sft"] | {"rare": apart, "half": other},
+    }
     found = comparison(measures, BETTER, {}, seed=0)
     assert "rare" not in found["policies"]["base"] and "rare" in found["policies"]["sft"]
     assert {pair["metric"] for pair in found["pairs"]} == {"politeness", "tokens"}
@@ -107,7 +108,8 @@ def test_tokens_of_different_tokenizers_are_not_compared():
     found = comparison(measures, BETTER, {}, seed=0, tokenizers={"base": "a", "dpo": "b"})
     assert {pair["metric"] for pair in found["pairs"]} == {"politeness"}
     assert [s.split(":")[0] for s in found["verdicts"]] == ["politeness"]
-    assert found["notes"] == [f"{m} of dpo and base are not compared: their tokenizers differ" for m in ("tokens", "nll")]
+    why = "of dpo and base are not compared: their tokenizers differ"
+    assert found["notes"] == [f"tokens {why}", f"nll {why}"]
 
 
 def test_a_rate_of_nothing_at_all_has_a_wilson_interval():

@@ -3,7 +3,7 @@
 import pytest
 
 from align.data import read_file
-from align.errors import CheckError, Interrupted
+from align.errors import CheckError, DataError, Interrupted
 from align.stages.sample import SampleReplies
 
 FIELDS = {
@@ -65,7 +65,13 @@ def test_another_seed_samples_anew(artifacts, prompts, context):
 
 def test_a_repeated_prompt_is_answered_once(artifacts, rows, context):
     ctx = context(artifacts | {"prompts": rows("twice", {"prompt": "a cat"}, {"prompt": "a dog"}, {"prompt": "a cat"})})
-    assert SampleReplies.model_validate(FIELDS).check(ctx)["prompts"] == 2
+    assert SampleReplies.model_validate(FIELDS | {"rewards": []}).check(ctx)["prompts"] == 2
+
+
+def test_a_rule_that_lacks_its_column_is_refused_before_anything_is_sampled(artifacts, rows, context):
+    ctx = context(artifacts | {"prompts": rows("bare", {"prompt": "a cat"})})
+    with pytest.raises(DataError, match="no column 'answer'"):
+        SampleReplies.model_validate(FIELDS).check(ctx)
 
 
 def test_a_signal_stops_it_between_batches(artifacts, prompts, context):
