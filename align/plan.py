@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from align.errors import RecipeError, suggestion
 from align.recipe import Key, Recipe
+from align.recipe.keys import blocks
+from align.registry import file_of
+from align.rewards.base import REWARDS, RewardSpec
 from align.stage import Kind, Stage
 from align.store import Artifact, Store
 
@@ -66,14 +67,16 @@ def plan(
     for name in chosen:
         missing = [i for i in _inputs(recipe, name) if i not in chosen and store.find(keys[i].value) is None]
         left = [n for n in _outdated(recipe, keys, store, chosen, name) if name in afresh]
-        steps.append(_step(recipe.stages[name], name, keys[name], store, last.get(name), afresh.get(name), missing, left))
+        stage, before = recipe.stages[name], last.get(name)
+        steps.append(_step(stage, name, keys[name], store, before, afresh.get(name), missing, left))
     return Plan(recipe, keys, tuple(steps))
 
 
-def code_of(stage: type[Stage]) -> str:
-    """Hash of the file that defines a stage; empty where there is no file."""
-    file = getattr(sys.modules.get(stage.__module__), "__file__", None)
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file and Path(file).is_file() else ""
+def code_of(stage: Stage) -> str:
+    """Hash of the files that define a stage and the rules that it scores by; empty where there are none."""
+    rules = [REWARDS[b.rule].function for b in blocks(stage) if isinstance(b, RewardSpec) and b.rule in REWARDS.names()]
+    files = dict.fromkeys(file for thing in (type(stage), *rules) if (file := file_of(thing)))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16] if files else ""
 
 
 def _chosen(recipe: Recipe, until: str | None, only: str | None, fresh: tuple[str, ...]) -> Iterable[str]:
@@ -145,7 +148,7 @@ def _step(
     found = None if afresh else store.find(key.value)
     changed = tuple(_differences(last["parts"], key.parts)) if last and last["key"] != key.value else ()
     warning = ""
-    if found and found.manifest.get("code") != code_of(type(stage)):
+    if found and found.manifest.get("code") != code_of(stage):
         warning = f"its code changed under the same version {stage.version}: raise `version`, or use --fresh {name}"
     if left:
         names = ", ".join(map(repr, left))
@@ -163,7 +166,7 @@ def _step(
 
 
 def _why(store: Store, key: Key, last: dict[str, Any] | None, changed: tuple[str, ...]) -> str:
-    if store.work(key.value).exists():
+    if (store.work(key.value) / "events.jsonl").exists():  # a check may leave a log there, but no events
         return "was begun and not finished; goes on"
     if changed:
         return "changed: " + ", ".join(changed)
