@@ -201,7 +201,7 @@ class Store:
         return self._publish(key) if complete else None
 
     def supersede(self, key: str) -> None:
-        """Has the artifact of a key made again: it stays until another takes its place, whatever is killed meanwhile."""
+        """Has the artifact of a key made again: it stays until another takes its place, whatever is killed."""
         manifest = self.inside / "artifacts" / key / MANIFEST
         if manifest.exists():
             mark = self.work(key) / SUPERSEDES
@@ -282,10 +282,11 @@ class Store:
     def hash_of(self, path: Path) -> str:
         """SHA-256 of a file, or of a folder's names and contents, where hidden files don't count.
 
-        Remembered by path, size, time and inode, so that a large file is read once.
+        Remembered by path, size, time and inode, so that a large file is read once; each at once, so that nobody waits
+        for a folder and a kill loses one file.
         """
         self.inside.mkdir(parents=True, exist_ok=True)
-        with contextlib.closing(sqlite3.connect(self.inside / "hashes.sqlite", timeout=60)) as memory, memory:
+        with contextlib.closing(sqlite3.connect(self.inside / "hashes.sqlite", 60, isolation_level=None)) as memory:
             memory.execute("create table if not exists files (path primary key, stamp, sha256)")
             if path.is_file():
                 return _remembered(memory, path)

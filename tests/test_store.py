@@ -373,6 +373,32 @@ def test_the_hash_of_a_file_is_remembered_until_the_file_changes(store: Store, t
     assert store.hash_of(file) != known
 
 
+def test_while_a_folder_is_hashed_others_may_write_and_a_failure_loses_one_file(store, tmp_path, monkeypatch) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / name).write_text(name)
+        os.utime(folder / name, (1e9, 1e9))
+    (tmp_path / "other").touch()
+    os.utime(tmp_path / "other", (1e9, 1e9))
+    read: list[str] = []
+
+    def slowly(path: Path) -> str:
+        read.append(path.name)
+        if read == ["a", "b"]:
+            before = time.monotonic()
+            store.hash_of(tmp_path / "other")
+            assert time.monotonic() - before < 30
+            raise KeyboardInterrupt
+        return sha256_of(path.name)
+
+    monkeypatch.setattr(align.store, "sha256_of_file", slowly)
+    with pytest.raises(KeyboardInterrupt):
+        store.hash_of(folder)
+    store.hash_of(folder)
+    assert read == ["a", "b", "other", "b"]
+
+
 def test_a_file_changed_in_the_same_instant_is_read_again(store: Store, tmp_path: Path) -> None:
     file = tmp_path / "data.jsonl"
     file.write_text("{}\n")
