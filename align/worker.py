@@ -140,8 +140,13 @@ class Worker:
         except Interrupted:
             self._send(job, "interrupted")
         except (Exception, SystemExit) as error:
-            text = str(error) if isinstance(error, AlignError) else f"{type(error).__name__}: {error}"
-            self._send(job, "stage_failed", error=text, log=str(job.log(self.rank)) if job.do == "run" else None)
+            text, log = str(error), None
+            if not isinstance(error, AlignError):
+                frame = traceback.extract_tb(error.__traceback__)[-1]
+                text = f"{type(error).__name__}: {error} ({frame.filename}:{frame.lineno})"
+            if job.do == "run" or not isinstance(error, AlignError):
+                log = str(_logged(job.log(self.rank)))
+            self._send(job, "stage_failed", error=text, log=log)
 
     def _check(self, job: Job) -> None:
         stage, context = self._prepare(job, _nothing)
@@ -292,22 +297,28 @@ def _clear_memory() -> None:
 
 @contextlib.contextmanager
 def _printing_to(log: Path) -> Iterator[None]:
-    """Appends all that is printed, by libraries in C too, to a file, and the traceback of an error with it."""
+    """Appends all that is printed, by libraries in C too, to a file."""
     kept = [os.dup(1), os.dup(2)]
     with open(log, "a") as file:
         for number in (1, 2):
             os.dup2(file.fileno(), number)
     try:
         yield
-    except (Exception, SystemExit):
-        traceback.print_exc()
-        raise
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         for number, old in zip((1, 2), kept, strict=True):
             os.dup2(old, number)
             os.close(old)
+
+
+def _logged(log: Path) -> Path:
+    """The log, with the traceback of the error being handled at its end."""
+    with contextlib.suppress(OSError):  # a full disk, say, which the error then tells of
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "a") as file:
+            traceback.print_exc(file=file)
+    return log
 
 
 def _open_lines(path: Path) -> TextIO:
