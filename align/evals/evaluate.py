@@ -24,7 +24,7 @@ from align.data.fields import Part
 from align.disk import sha256_of
 from align.errors import CheckError, DataError, Interrupted
 from align.evals.statistics import Measure
-from align.records import Prompt, Sample, Text
+from align.records import Prompt, Sample, Text, prompt_id
 from align.rewards.base import Reward
 from align.stage import Context, PolicyRef, RecordsRef
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from align.generate.base import Progress
     from align.models.policy import Policy
 
-VERSION = 1
+VERSION = 2
 """Raise it when the same arguments make other answers."""
 
 
@@ -48,8 +48,8 @@ class Answers:
 
 
 def questions(ctx: Context, field: RecordsRef | Sequence[RecordsRef | Part]) -> list[Prompt]:
-    """The prompts of a data field, each once."""
-    return list({prompt.id: prompt for prompt in reversed(read(ctx, field, Prompt))}.values())[::-1]
+    """The prompts of a data field; of equal ones, whatever their ids, the first."""
+    return list({prompt.prompt: prompt for prompt in reversed(read(ctx, field, Prompt))}.values())[::-1]
 
 
 class Subject:
@@ -74,12 +74,19 @@ class Subject:
         gc.collect()
 
     def answers(self, prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> Answers:
-        """The policy's replies to the prompts, from the store or sampled now."""
-        asked = [(p.id, p.extra) for p in prompts]
+        """The policy's replies to the prompts, from the store or sampled now.
+
+        What is kept is known by what was asked; ids and further columns are those of the prompts given.
+        """
+        asked = [prompt_id(p.prompt) for p in prompts]
         decoding = sampling.model_dump(mode="json")
         key = sha256_of([VERSION, self.ctx.keys[self.name], asked, decoding, seed])[:24]
         folder = self.ctx.store.cached("samples", key, lambda part: _keep(self._sample(prompts, sampling, seed), part))
-        samples = [replace(s, policy=self.name) for s in read_file(folder / "records.jsonl") if isinstance(s, Sample)]
+        by_prompt = {p.prompt: p for p in prompts}
+        samples = [
+            replace(s, id=by_prompt[s.prompt].id, policy=self.name, extra=by_prompt[s.prompt].extra)
+            for s in read_file(folder / "records.jsonl") if isinstance(s, Sample)
+        ]  # fmt: skip
         flat = np.load(folder / "ids.npy")
         return Answers(samples, np.split(flat, np.cumsum([s.tokens for s in samples])[:-1]))
 
@@ -87,9 +94,10 @@ class Subject:
         """(replies,) what this policy says of another's replies: log-probs in nats of the same tokens, summed."""
         from align.data.tree import Reply, Tree
 
-        prompts = {s.id: np.array(self.policy.chat.prompt(s.prompt), np.int32) for s in answers.samples}
+        asked = {s.prompt for s in answers.samples}
+        prompts = {prompt: np.array(self.policy.chat.prompt(prompt), np.int32) for prompt in asked}
         trees = [
-            Tree(f"{s.id}-{s.index}", prompts[s.id], (Reply(ids),))
+            Tree(f"{s.id}-{s.index}", prompts[s.prompt], (Reply(ids),))
             for s, ids in zip(answers.samples, answers.ids, strict=True)
         ]
         return self._logps(trees, temperature, f"log-probs of {answers.samples[0].policy} under {self.name}")
@@ -117,7 +125,7 @@ class Subject:
         samples = [
             Sample(
                 prompts[c.prompt].id, prompts[c.prompt].prompt, c.text, self.name, index=c.index, finish=c.finish,
-                tokens=len(c.ids), logp=sum(c.logps), extra=prompts[c.prompt].extra,
+                tokens=len(c.ids), logp=sum(c.logps),
             )
             for c in made
         ]  # fmt: skip

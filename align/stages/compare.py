@@ -77,7 +77,7 @@ class Compare(Stage):
         answers, measures, tokenizers = self._measured(ctx, rewards)
         better: dict[str, Better] = {reward.name: reward.better for reward in rewards}
         better |= {"nll": "lower", "perplexity": "lower"}
-        prompts = len({sample.id for sample in next(iter(answers.values())).samples})
+        prompts = len({sample.prompt for sample in next(iter(answers.values())).samples})
         settings = self.sampling.model_dump() | {"seed": ctx.seed, "prompts": prompts, "templates": self.templates}
         settings["base"] = (self.base or self.policies[0]).name
         found = comparison(measures, better, settings, seed_of(ctx.seed, "bootstrap"), tokenizers)

@@ -68,6 +68,24 @@ def test_a_repeated_prompt_is_answered_once(artifacts, rows, context):
     assert SampleReplies.model_validate(FIELDS | {"rewards": []}).check(ctx)["prompts"] == 2
 
 
+def test_what_is_asked_is_known_by_what_it_says_whatever_its_id(artifacts, rows, context):
+    def row(id, text, **extra):
+        return {"kind": "prompt", "id": id, "prompt": [{"role": "user", "content": text}], "extra": extra}
+
+    def replies(**sources):
+        data = {name: rows(name, *found) for name, found in sources.items()}
+        ctx = context(artifacts | data)
+        stage = SampleReplies(policy="$base", prompts=[f"${name}" for name in data], sampling={"max_new_tokens": 4})
+        stage.run(ctx)
+        return {(s.prompt[0].content, s.id): s for s in read_file(ctx.out / "records.jsonl")}
+
+    first = replies(a=[row("1", "a cat")], b=[row("1", "a dog"), row("2", "a cat")])
+    assert len(first) == 2, "two questions under one id are two, one under two ids is one"
+    assert replies(a=[row("1", "the log")]).keys() == {("the log", "1")}, "an edited prompt is asked again"
+    (cat,) = replies(a=[row("9", "a cat", answer="4")]).values()
+    assert (cat.id, cat.extra) == ("9", {"answer": "4"})
+
+
 def test_a_rule_that_lacks_its_column_is_refused_before_anything_is_sampled(artifacts, rows, context):
     ctx = context(artifacts | {"prompts": rows("bare", {"prompt": "a cat"})})
     with pytest.raises(DataError, match="no column 'answer'"):
