@@ -136,7 +136,7 @@ class _Run:
                 self._made(step.stage, "cached", step.artifact)
                 self._emit("stage_cached", stage=step.stage, **_facts(step.artifact))
         parts = {s.stage: {"key": s.key, "parts": self.plan.keys[s.stage].parts} for s in steps}
-        self.store.remember(recipe.name, self.store.last(recipe.name) | parts)
+        self.store.remember(recipe.name, parts)
 
     def check(self) -> bool:
         """Checks all stages that will run, in one worker; whether all is well."""

@@ -186,6 +186,8 @@ class Store:
             raise StoreError(f"{out}: a stage must not write {MANIFEST}; it is the store's")
         files = {str(path.relative_to(out)): _settle(path) for path in files_below(out)}
         sync_folders(out)
+        if self.superseded(key):
+            manifest = manifest | {"supersedes": json.loads((self.work(key) / SUPERSEDES).read_text())}
         write_json(out / MANIFEST, manifest | {"kind": kind, "key": key, "metrics": metrics, "files": files})
         return self._publish(key)
 
@@ -265,9 +267,10 @@ class Store:
             return {}
 
     def remember(self, recipe: str, stages: dict[str, Any]) -> None:
-        """Keeps what each stage's key was made of, so that the next plan can say what changed."""
+        """Keeps what each stage's key was made of, so that the next plan can say what changed; others stay."""
         (self.root / recipe).mkdir(parents=True, exist_ok=True)
-        write_json(self.root / recipe / "last.json", stages)
+        with self.lock(f"last-{recipe}"):
+            write_json(self.root / recipe / "last.json", self.last(recipe) | stages)
 
     def _links(self) -> list[Path]:
         return [p for p in self._visible("*") if p.is_symlink() and not p.name.startswith(".")]
@@ -309,6 +312,20 @@ class Store:
 
     def collect(self, keep: Iterable[str] = ()) -> list[Waste]:
         """What can be deleted: whatever no recipe's last run leads to, apart from the keys to keep. Deletes nothing."""
+        return [Waste(path, size_of(path), why) for path, why in self._waste(keep) if not self._locked(path)]
+
+    def remove(self, path: Path, keep: Iterable[str] = ()) -> bool:
+        """Deletes what `collect` found, unless it is in use by now; whether it did."""
+        with contextlib.ExitStack() as stack:
+            for lock in self._locks(path):
+                if not _acquire(stack.enter_context(open(lock, "a+"))):
+                    return False
+            if path not in [found for found, _ in self._waste(keep)]:
+                return False
+            self.discard(path)
+            return True
+
+    def _waste(self, keep: Iterable[str]) -> list[tuple[Path, str]]:
         last = [self.last(str(p.parent.relative_to(self.root))) for p in self._visible("last.json")]
         current = {stage["key"] for run in last for stage in run.values()}
         wanted = self._reachable({*keep, *current, *(Path(os.readlink(p)).name for p in self._links())})
@@ -323,7 +340,7 @@ class Store:
         for path in [p for name in _children(self.inside / "cache") for p in _children(name)]:
             if path.stat().st_mtime < stale:
                 waste.append((path, f"not used for {CACHE_DAYS} days"))
-        return [Waste(path, size_of(path), why) for path, why in waste if not self._locked(path)]
+        return waste
 
     def _reachable(self, keys: set[str]) -> set[str]:
         seen: set[str] = set()
@@ -334,13 +351,16 @@ class Store:
         return seen
 
     def _locked(self, path: Path) -> bool:
-        names = (path.name, f"{path.parent.name}-{path.name.removeprefix('.').removesuffix('.part')}")
-        for lock in (self.inside / "locks" / name for name in names):
-            if lock.exists():
-                with open(lock, "a+") as file:
-                    if not _acquire(file):
-                        return True
+        for lock in self._locks(path):
+            with open(lock, "a+") as file:
+                if not _acquire(file):
+                    return True
         return False
+
+    def _locks(self, path: Path) -> list[Path]:
+        """The locks under which the folder of an artifact, of a stage in progress, or of a cache entry is made."""
+        names = (path.name, f"{path.parent.name}-{path.name.removeprefix('.').removesuffix('.part')}")
+        return [lock for name in names if (lock := self.inside / "locks" / name).exists()]
 
 
 def _acquire(file: IO[str]) -> bool:

@@ -210,7 +210,7 @@ class Worker:
         context = Context(
             stage=job.stage, type=job.type, key=job.key, seed=job.seed, base=job.base,
             inputs=Inputs({name: mapped(thing, swap) for name, thing in given.items() if thing}),
-            keys={name: taken.key for name, taken in job.inputs.items()},
+            keys={name: _known_as(taken.key, given[name]) for name, taken in job.inputs.items()},
             forerunners={name: mapped(thing, swap) for name, thing in ahead.items() if thing},  # type: ignore[misc]
             store=store, machine=job.machine, work=job.work(), out=job.work() / "out",
             emit=emit, stopping=lambda: self.signal != 0,
@@ -234,6 +234,12 @@ class Worker:
 
 def _found(taken: Input, store: Store) -> Artifact | Model | Data | None:
     return taken.model or taken.data or store.find(taken.key)
+
+
+def _known_as(key: str, thing: object) -> str:
+    """What caches know an input by: its key, but not where another artifact of that key was there before."""
+    before = thing.manifest.get("supersedes") if isinstance(thing, Artifact) else None
+    return f"{key}-{before[:8]}" if before else key
 
 
 def _as_it_is(place: object, leaf: Any) -> Any:

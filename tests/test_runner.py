@@ -293,6 +293,17 @@ def test_an_artifact_stays_until_its_successor_is_there(toy: Toy, monkeypatch) -
     assert toy.run(until="b").states == {"a": "cached", "b": "cached"}
 
 
+def test_caches_do_not_take_what_was_made_afresh_for_what_was_there_before(toy: Toy) -> None:
+    (toy.folder / "base").mkdir()
+    (toy.folder / "base" / "config.json").write_text("{}")
+    (toy.folder / "recipe.yaml").write_text(
+        "plugins: [kernel_stages.py]\nmodels: {origin: {path: base}}\n"
+        "stages: {a: {stage: grow, policy: $origin}, b: {stage: grow, policy: $a}}\n"
+    )
+    known = [made["b"].metrics["known_as"] for made in (toy.run().artifacts, toy.run(fresh=["a"]).artifacts)]
+    assert known[0] != known[1]
+
+
 def test_a_check_checks_what_is_to_be_made_afresh(toy: Toy) -> None:
     toy.run()
     assert set(check(toy.recipe(), toy.store, Machine(), fresh=["a"]).figures) == {"a", "b"}

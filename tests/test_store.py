@@ -357,7 +357,13 @@ def test_collect_leaves_alone_what_another_process_makes(store: Store) -> None:
     cut = store.workspace(KEY)
     with store.lock(KEY):
         assert store.collect() == []
+        assert not store.remove(cut)
     assert [w.path for w in store.collect()] == [cut]
+    store.remember("zephyr", {"ppo": {"key": KEY}})
+    store.remember("zephyr", {"sft": {"key": "other"}})
+    assert not store.remove(cut)  # a run has begun meanwhile
+    store.discard(store.root / "zephyr")
+    assert store.remove(cut) and not cut.exists()
 
 
 def test_the_hash_of_a_file_is_remembered_until_the_file_changes(store: Store, tmp_path: Path, monkeypatch) -> None:
