@@ -78,17 +78,13 @@ class Subject:
 
         What is kept is known by what was asked; ids and further columns are those of the prompts given.
         """
-        asked = [prompt_id(p.prompt) for p in prompts]
-        decoding = sampling.model_dump(mode="json")
-        key = sha256_of([VERSION, self.ctx.keys[self.name], asked, decoding, seed])[:24]
-        folder = self.ctx.store.cached("samples", key, lambda part: _keep(self._sample(prompts, sampling, seed), part))
+        made = self._known(prompts, sampling, seed)
         by_prompt = {p.prompt: p for p in prompts}
         samples = [
             replace(s, id=by_prompt[s.prompt].id, policy=self.name, extra=by_prompt[s.prompt].extra)
-            for s in read_file(folder / "records.jsonl") if isinstance(s, Sample)
+            for s in made.samples
         ]  # fmt: skip
-        flat = np.load(folder / "ids.npy")
-        return Answers(samples, np.split(flat, np.cumsum([s.tokens for s in samples])[:-1]))
+        return replace(made, samples=samples)
 
     def logps(self, answers: Answers, temperature: float) -> np.ndarray:
         """(replies,) what this policy says of another's replies: log-probs in nats of the same tokens, summed."""
@@ -116,6 +112,18 @@ class Subject:
         trees = [Tree(text.id, empty, (Reply(row),)) for text, row in zip(texts, ids, strict=True)]
         sums = self._logps(trees, 1.0, f"texts under {self.name}")
         return Measure(tuple(text.id for text in texts), -sums, np.array([len(row) - 1.0 for row in ids]))
+
+    def _known(self, prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> Answers:
+        """From the store, or sampled now; always now if nobody can say by a key which model this is."""
+        if self.name not in self.ctx.keys:
+            return self._sample(prompts, sampling, seed)
+        asked = [prompt_id(p.prompt) for p in prompts]
+        decoding = sampling.model_dump(mode="json")
+        key = sha256_of([VERSION, self.ctx.keys[self.name], asked, decoding, seed])[:24]
+        folder = self.ctx.store.cached("samples", key, lambda part: _keep(self._sample(prompts, sampling, seed), part))
+        samples = [s for s in read_file(folder / "records.jsonl") if isinstance(s, Sample)]
+        flat = np.load(folder / "ids.npy")
+        return Answers(samples, np.split(flat, np.cumsum([s.tokens for s in samples])[:-1]))
 
     def _sample(self, prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> Answers:
         from align.generate.hf import HFGenerator
