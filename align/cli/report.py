@@ -42,7 +42,14 @@ def comparison(found: Mapping[str, Any], title: str, width: int = 120) -> Group:
         parts[-1].append(policy)
     tables = [_table(names, {policy: columns[policy] for policy in part}) for part in parts]
     caption = f"95 % intervals (rates: Wilson); arrows: what is better; + better, - worse than {policies[0]} (paired)"
-    return Group(Text(f"\n{title}", style="bold"), *tables, *map(Text, found["notes"]), Text(caption, style="dim"))
+    notes, said = map(Text, found["notes"]), map(Text, headline(found))
+    return Group(Text(f"\n{title}", style="bold"), *tables, *notes, Text(caption, style="dim"), *said)
+
+
+def headline(found: Mapping[str, Any]) -> list[str]:
+    """The verdicts of the first metric that has a better side; all of them are in comparison.md."""
+    first = next((metric for metric, better in found["better"].items() if better), None)
+    return [verdict for verdict in found["verdicts"] if verdict.startswith(f"{first}: ")]
 
 
 def _table(names: list[str], columns: Mapping[str, list[Text]]) -> Table:

@@ -19,6 +19,7 @@ def pair(metric: str, policy: str, difference: float, sure: bool = True, baselin
 
 
 FOUND = {
+    "verdicts": ["politeness: sft beats base: +0.25", "nll: sft loses to base: +0.25"],
     "policies": {
         "base": {"politeness": value(0.25, 0.2, 0.3), "nll": value(1.5, 1.4, 1.6), "words": value(12, 11, 13)},
         "sft": {"politeness": value(0.5, 0.45, 0.55), "nll": value(1.75, 1.65, 1.85), "words": value(9, 8, 10)},
@@ -51,6 +52,7 @@ def test_the_table(tmp_path):
         "words of dpo are not shown",
         "95 % intervals (rates: Wilson); arrows: what is better; + better, - worse than",
         "base (paired)",
+        "politeness: sft beats base: +0.25",
     ]
 
 
@@ -65,6 +67,10 @@ def test_policies_that_do_not_fit_beside_each_other_get_a_table_of_their_own():
     console = Console(width=45, record=True, file=io.StringIO())
     console.print(report.comparison(FOUND, "toy/result", 45))
     lines = [" ".join(line.split()) for line in console.export_text().splitlines()]
-    assert [line for line in lines if line.startswith("politeness")] == [
+    assert [line for line in lines if line.startswith("politeness ")] == [
         "politeness ↑ 0.25 ±0.05 0.5 ±0.05 +", "politeness ↑ 0.26 ±0.06",
     ]  # fmt: skip
+
+
+def test_the_first_metric_is_put_in_words():
+    assert report.headline(FOUND) == ["politeness: sft beats base: +0.25"]
