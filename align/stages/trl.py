@@ -24,7 +24,6 @@ from align.errors import CheckError, ContractError, DependencyError, Interrupted
 from align.records import Message, Prompt
 from align.rewards.base import RewardField
 from align.stage import Context, PolicyRef, Stage
-from align.store import Artifact
 from align.train.fields import Checkpoint
 
 if TYPE_CHECKING:
@@ -77,12 +76,12 @@ class TRL(Stage):
     """How often training can be gone on with after a kill."""
 
     def check(self, ctx: Context) -> dict[str, Any]:
-        from align.models.loaded import check_handover
+        from align.models.loaded import check_handover, is_adapted
         from align.models.preview import preview
 
         config, source = self._config(ctx), ctx[self.policy]
-        adapted = isinstance(source, Artifact) and (source.path / "adapter").is_dir()
-        check_handover(source, self.lora, "merge-first" if adapted else "new")  # type: ignore[arg-type]
+        adapted = is_adapted(source, ctx.base)  # type: ignore[arg-type]
+        check_handover(source, self.lora, "merge-first" if adapted else "new", ctx.base)  # type: ignore[arg-type]
         seen = preview(source, ctx.base, ctx.store)  # type: ignore[arg-type]
         positions = getattr(seen.model.config.get_text_config(), "max_position_embeddings", None)
         if positions and (getattr(config, "max_length", None) or 0) > positions:
@@ -102,6 +101,8 @@ class TRL(Stage):
 
         policy = load_policy(ctx[self.policy], base=ctx.base, store=ctx.store, device=str(device_of(ctx.machine)))  # type: ignore[arg-type]
         beneath = policy.origin or {}
+        if self.lora is None:
+            policy.model.float()  # before adapters are merged, or the sum would be rounded
         if policy.adapters:
             policy.merge()
             beneath = {**beneath, "merge": True}
@@ -175,7 +176,7 @@ class TRL(Stage):
         if self.lora is not None:
             more["peft_config"] = policy.adapters.config(self.lora)
         else:
-            policy.model.float().requires_grad_(True)
+            policy.model.requires_grad_(True)
             if "ref_model" in takes:
                 more["ref_model"] = copy.deepcopy(policy.model).requires_grad_(False)
         if self.rewards:

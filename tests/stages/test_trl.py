@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from align.config import Lora
 from align.errors import CheckError, ContractError, DependencyError, Interrupted
+from align.models.contract import Contract
 from align.models.policy import from_scratch, load_policy
 from align.registry import STAGES
 from align.stages.trl import TRL, door, tokenizer
@@ -101,6 +102,32 @@ def test_an_adapter_is_trained_on_the_parent_with_its_own_adapter(stage, context
     assert len(made.adapters.names) == 1 and made.beneath == {"artifact": "adapted", "merge": True}
     with made.adapters.active([]):
         assert made.measure([5, 6, 7, 8]) == pytest.approx(parent.measure([5, 6, 7, 8]), abs=1e-4)
+
+
+def test_adapters_are_merged_in_the_precision_that_trains(stage, context, adapted, pairs, monkeypatch):
+    """Merged in bfloat16 the sums would be rounded, and training would start from another policy."""
+    bottom = context({}).store.find("bottom")
+    narrow = load_policy(bottom)
+    narrow.contract = narrow.contract.model_copy(update={"dtype": "bfloat16"})
+    shutil.rmtree(bottom.path / "model")
+    narrow.save(bottom.path, "bottom")
+    contract = Contract.read(adapted.path).model_copy(update={"dtype": "bfloat16", "probes": ()})
+    contract.write(adapted.path)
+    ctx = context({"base": adapted, "pairs": pairs})
+    expected = load_policy(adapted, store=ctx.store)
+    expected.model.float()
+    expected.merge()
+
+    class Started(Exception): ...
+
+    def start(_, ctx, policy, watch):
+        found, wanted = policy.model.state_dict(), expected.model.state_dict()
+        assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+        raise Started
+
+    monkeypatch.setattr(TRL, "_trainer", start)
+    with pytest.raises(Started):
+        stage("DPOTrainer").run(ctx)
 
 
 def test_a_reference_that_trl_loads_by_name_becomes_the_parent(stage, context, adapted, pairs):
