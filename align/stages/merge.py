@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from align.config import Model
 from align.errors import CheckError
 from align.stage import Context, PolicyRef, Stage
 from align.store import Artifact
@@ -25,14 +26,18 @@ class Merge(Stage):
     def run(self, ctx: Context) -> dict[str, float]:
         from align.models.policy import load_policy
 
-        policy = load_policy(self._source(ctx), store=ctx.store, device=ctx.machine.device)
+        policy = load_policy(self._source(ctx), base=ctx.base, store=ctx.store, device=ctx.machine.device)
         adapters = len(policy.adapters.names)
         error = policy.merge()
         policy.save(ctx.out, ctx.stage)
         return {"adapters": float(adapters), "probe_difference": error}
 
-    def _source(self, ctx: Context) -> Artifact:
-        source = ctx[self.policy]
-        if not isinstance(source, Artifact) or not (source.path / "adapter").is_dir():
+    def _source(self, ctx: Context) -> Artifact | Model:
+        from align.models.loaded import is_adapted, is_quantized
+
+        source: Any = ctx[self.policy]
+        if not is_adapted(source, ctx.base):
             raise CheckError(f"policy: {self.policy} has full weights already: there is no adapter to merge")
+        if is_quantized(source):
+            raise CheckError(f"policy: {self.policy} has 4-bit weights, which can't be merged into without damage")
         return source

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from align.config import Lora
+from align.config import Lora, Model
 from align.errors import CheckError, ContractError
 from align.machine import Machine
 from align.models.adapters import Adapters
@@ -20,7 +20,7 @@ __all__ = ["keep", "outside", "store"]  # fixtures
 def context(store, source) -> Context:
     work = store.workspace("merged")
     return Context(
-        stage="merged", type="merge", key="merged", seed=0, inputs={"dpo": source}, keys={"dpo": source.key},
+        stage="merged", type="merge", key="merged", seed=0, inputs={"dpo": source}, keys={"dpo": getattr(source, "key", "")},
         store=store, machine=Machine(device="cpu"), work=work, out=work / "out",
     )  # fmt: skip
 
@@ -75,3 +75,22 @@ def test_nothing_to_merge(stage, store, outside, keep):
     full = keep(load_policy(outside(), train=True), "full")
     with pytest.raises(CheckError, match="no adapter to merge"):
         stage.check(context(store, full))
+
+
+def test_four_bit_weights_are_refused_before_they_are_read(stage, store, outside, keep):
+    policy = trained(load_policy(outside(), train=True, lora=Lora(r=2)))
+    policy.contract = policy.contract.model_copy(update={"quantize": "4bit"})
+    with pytest.raises(CheckError, match="4-bit weights"):
+        stage.check(context(store, keep(policy, "narrow")))
+
+
+def test_somebody_elses_adapter_is_merged(stage, store, outside, tmp_path):
+    base = outside()
+    policy = trained(load_policy(base, train=True, lora=Lora(r=2)))
+    policy.adapters.save("adapter0", tmp_path / "peft", base.path)
+    ctx = context(store, None)
+    ctx.inputs["dpo"] = Model(path=str(tmp_path / "peft"))
+    stage.check(ctx)
+    metrics = stage.run(ctx)
+    merged = load_policy(store.commit("merged", "policy", metrics, {}))
+    assert numbers(merged) == pytest.approx(numbers(policy), abs=1e-5)
