@@ -49,5 +49,5 @@ def test_tensors_that_do_not_match_are_never_passed_over(tmp_path):
     for name, module in folders.items():
         checkpoints.save(tmp_path / name, learner(module), {}, keep=1)
     for name, module in (("whole", partly_frozen()), ("part", model())):
-        with pytest.raises(TrainingError, match="2 tensors are missing, left over or of another shape.*o_proj"):
+        with pytest.raises(TrainingError, match=r"2 tensors are missing, left over or of another shape.*o_proj"):
             checkpoints.load(tmp_path / name, learner(module))
