@@ -20,6 +20,7 @@ from align.errors import CheckError
 
 TOLERANCE = 1e-4
 """Largest difference of a log-prob, in nats, that rounding in float32 explains."""
+FLEX = "flex_attention"
 VOCABULARY = 128
 """Of a twin."""
 
@@ -33,7 +34,7 @@ def attention_inputs(backbone: Any, batch: Batch) -> dict[str, Any]:
     names = inspect.signature(backbone.forward).parameters
     inputs: dict[str, Any] = {"position_ids": batch.positions} if "position_ids" in names else {}
     if not batch.causal:
-        flex = backbone.config._attn_implementation == "flex_attention"
+        flex = backbone.config._attn_implementation == FLEX
         inputs["attention_mask"] = block_mask(batch.until) if flex else dense_mask(batch.until, _dtype(backbone))
     return inputs
 
@@ -66,13 +67,28 @@ def block_mask(until: Tensor) -> Any:
     return create_block_mask(seen, rows, None, width, width, device=str(until.device))
 
 
+def prefer_flex(model: Any, device: torch.device | str, longest: int) -> bool:
+    """Makes a model attend by FlexAttention, which skips what nobody sees; else it stays as it is, with dense masks.
+
+    Only on CUDA, and only where its twin computes trees of up to `longest` tokens exactly by it. Call it before
+    `layout_for`. Returns whether it does.
+    """
+    if torch.device(device).type != "cuda" or getattr(model.config.get_text_config(), "attention_dropout", 0):
+        return False  # the kernel has no backward pass on the CPU, and knows no dropout
+    if layout_for(model.config, FLEX, longest)[0] != "tree":
+        return False
+    model.set_attn_implementation(FLEX)
+    return True
+
+
 def layout_for(config: Any, attention: str | None = None, max_row: int = 1024) -> tuple[Layout, str]:
     """The layout that this model can be trusted with on rows up to `max_row` tokens, and the reason in one line.
 
     attention is the run's own implementation (`model.config._attn_implementation`); None lets transformers choose.
     Raises CheckError if the model's own logits are not what we compute from its hidden states.
     """
-    with torch.random.fork_rng(devices=[]):
+    # A twin is too small to be worth the minutes that compiling FlexAttention takes.
+    with torch.random.fork_rng(devices=[]), torch.compiler.set_stance("force_eager"):
         torch.manual_seed(0)
         trees = _trees(min(24, max_row))
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from align.data.tree import Tree, collate
 from align.errors import CheckError
-from align.models.attention import block_mask, dense_mask, layout_for
+from align.models.attention import block_mask, dense_mask, layout_for, prefer_flex
 from align.models.logprobs import Projection
 
 FAMILIES = ["gpt2", "llama", "qwen2", "qwen3", "gemma", "mixtral", "phi3", "gpt_neox", "opt", "cohere", "granite"]
@@ -82,3 +83,28 @@ def test_block_masks_of_flex_attention_show_what_dense_masks_show(pairs: list[Tr
     index = [torch.arange(n).view([-1 if d == i else 1 for d in range(3)]) for i, n in enumerate((rows, width, width))]
     seen = mask.mask_mod(index[0], torch.tensor(0), index[1], index[2])
     assert torch.equal(seen, dense_mask(until, torch.float32)[:, 0] == 0)
+
+
+def test_trees_are_exact_under_flex_attention_where_a_model_has_it() -> None:
+    layout, reason = layout_for(config_of("llama"), "flex_attention")
+    assert layout == "tree", reason
+    layout, reason = layout_for(config_of("gpt2"), "flex_attention")
+    assert layout == "plain" and "does not support" in reason
+
+
+@pytest.mark.parametrize(
+    ("family", "device", "fields", "flex"),
+    [
+        ("llama", "cuda", {}, True),
+        ("llama", "cpu", {}, False),
+        ("llama", "cuda", {"attention_dropout": 0.1}, False),
+        ("mistral", "cuda", {"sliding_window": 8}, False),
+        ("gpt2", "cuda", {}, False),
+    ],
+)
+def test_flex_attention_is_used_where_it_can_be_trusted(
+    tiny: Callable[..., Any], family: str, device: str, fields: dict[str, Any], flex: bool
+) -> None:
+    model = tiny(family, **fields)
+    assert prefer_flex(model, device, 64) == flex
+    assert (model.config._attn_implementation == "flex_attention") == flex
