@@ -116,7 +116,7 @@ class Compare(Stage):
         from align.evals.evaluate import questions
         from align.evals.fitting import fitting, readers
 
-        policies = dict.fromkeys([*self.policies, *([self.base] if self.base else [])])
+        policies = [*self.policies, *([self.base] if self.base and self.base not in self.policies else [])]
         reading = readers(ctx, policies, ())
         self._check_templates({reader.name: reader.seen.contract.template for reader in reading})
         reading += readers(ctx, (), self.rewards)
@@ -130,9 +130,9 @@ class Compare(Stage):
         return prompts
 
     def _check_templates(self, templates: dict[str, str]) -> None:
-        first = next(iter(templates), None)
-        for name, template in templates.items():
-            if self.templates == "same" and template != templates[first]:
+        for name, template in templates.items() if self.templates == "same" else ():
+            first = next(iter(templates))
+            if template != templates[first]:
                 raise CheckError(
                     f"{name!r} was made with another chat template than {first!r}; with `templates: own` each is "
                     "asked in its own"
