@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from align.disk import delete, sync, write_json
 from align.errors import TrainingError
 from align.train.learner import Learner

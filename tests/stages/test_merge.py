@@ -20,8 +20,8 @@ __all__ = ["keep", "outside", "store"]  # fixtures
 def context(store, source) -> Context:
     work = store.workspace("merged")
     return Context(
-        stage="merged", type="merge", key="merged", seed=0, inputs={"dpo": source}, keys={"dpo": getattr(source, "key", "")},
-        store=store, machine=Machine(device="cpu"), work=work, out=work / "out",
+        stage="merged", type="merge", key="merged", seed=0, inputs={"dpo": source},
+        keys={"dpo": getattr(source, "key", "")}, store=store, machine=Machine(device="cpu"), work=work, out=work / "out",
     )  # fmt: skip
 
 
