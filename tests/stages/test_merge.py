@@ -21,7 +21,8 @@ def context(store, source) -> Context:
     work = store.workspace("merged")
     return Context(
         stage="merged", type="merge", key="merged", seed=0, inputs={"dpo": source},
-        keys={"dpo": getattr(source, "key", "")}, store=store, machine=Machine(device="cpu"), work=work, out=work / "out",
+        keys={"dpo": getattr(source, "key", "")}, store=store,
+        machine=Machine(device="cpu"), work=work, out=work / "out",
     )  # fmt: skip
 
 
