@@ -19,7 +19,7 @@ from align.data.tokens import trees
 from align.data.tree import Layout, Tree
 from align.errors import CheckError
 from align.machine import Machine
-from align.models.attention import layout_for
+from align.models.attention import layout_for, prefer_flex
 from align.models.heads import Reward, load_reward
 from align.models.loaded import Loaded
 from align.models.policy import Policy, load_policy
@@ -109,6 +109,8 @@ class Session:
             for records in (*records_for(ctx, stage), test)
         ]  # fmt: skip
         longest = max(tree.length("tree") for tree in (*trees, *held_out, *tests))
+        if any(len(tree.replies) > 1 for tree in trees):
+            prefer_flex(loaded.model, loaded.model.device, longest)
         config = loaded.model.config
         layout, reason = layout_for(config, config._attn_implementation, longest)
         if layout == "plain":
