@@ -25,6 +25,9 @@ class Machine(BaseModel):
     max_tokens: int | None = Field(default=None, ge=16)
     """Tokens of one micro-batch, padding included: the one memory knob. None means 1,024 on a CPU, where more is
     slower, and 16,384 on a GPU."""
+    attention: Literal["sdpa", "flex"] = "sdpa"
+    """How replies that share a prompt attend on CUDA: by dense masks, or by FlexAttention, which skips what nobody sees
+    but was never measured on a GPU."""
     checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more time."""
     threads: int | None = Field(default=None, ge=1)

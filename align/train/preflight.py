@@ -37,6 +37,7 @@ def figures_of(
     records, held_out = records_for(ctx, stage)
     trees = trees_for(ctx, stage, seen.chat, records)
     others = trees_for(ctx, stage, seen.chat, held_out) if held_out else []
+    best = stage.validation is not None and stage.validation.keep == "best"
     steps = step_count(len(trees), stage.optim.batch_size, stage.epochs)
     return {
         "rows": len(trees),
@@ -45,5 +46,5 @@ def figures_of(
         "steps": steps,
         "parameters": seen.parameters,
         "memory bytes": seen.training_bytes(stage.lora, adapted),
-        "bytes": seen.saved_bytes(stage.lora, adapted, stage.checkpoint.keep + 1),
+        "bytes": seen.saved_bytes(stage.lora, adapted, stage.checkpoint.keep + 1, best=best),
     }, [*trees, *others]

@@ -109,7 +109,7 @@ class Session:
             for records in (*records_for(ctx, stage), test)
         ]  # fmt: skip
         longest = max(tree.length("tree") for tree in (*trees, *held_out, *tests))
-        if any(len(tree.replies) > 1 for tree in trees):
+        if ctx.machine.attention == "flex" and any(len(tree.replies) > 1 for tree in trees):
             prefer_flex(loaded.model, loaded.model.device, longest)
         config = loaded.model.config
         layout, reason = layout_for(config, config._attn_implementation, longest)
