@@ -1,0 +1,105 @@
+"""The blocks of a recipe that only training on a policy's own replies has. Knows no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from align.config import Config
+from align.data.fields import DataField
+from align.rewards.base import RewardField
+
+Advantage = Literal["gae", "rloo", "grpo", "reinforce++"]
+
+
+class Kl(Config):
+    """What keeps the policy near the one that the stage began with."""
+
+    coefficient: float = Field(0.05, ge=0)
+    """Reward, or loss, that a nat costs."""
+    estimator: Literal["k1", "k2", "k3"] = "k1"
+    """How a token's KL is estimated (http://joschu.net/blog/kl-approx.html): log-ratio, half its square, or the
+    positive one."""
+    where: Literal["reward", "loss"] = "reward"
+    """Taken from each token's reward (arXiv:2203.02155), or added to the loss (GRPO, arXiv:2402.03300)."""
+    target: float | None = Field(None, gt=0)
+    """KL in nats per token to hold: the coefficient rises while there is more and falls while there is less
+    (arXiv:1909.08593, section 2.2)."""
+
+    @model_validator(mode="after")
+    def _has_a_gradient(self) -> Kl:
+        if self.where == "loss" and self.estimator == "k1":
+            raise ValueError("estimator: k1 has no effect in the loss: its gradient is 0 on average. Write k2 or k3")
+        if self.target and not self.coefficient:
+            raise ValueError("target needs a coefficient above 0 to start from")
+        return self
+
+
+class Gae(Config):
+    """Generalized advantage estimation (arXiv:1506.02438)."""
+
+    gamma: float = Field(1.0, gt=0, le=1)
+    """What a reward one token later counts."""
+    decay: float = Field(0.95, ge=0, le=1, alias="lambda")
+    """1 trusts sampled returns, 0 the critic."""
+
+
+class Value(Config):
+    """How the critic learns."""
+
+    start: Literal["reward", "policy", "shared"] | None = None
+    """A model of its own that starts from the trained reward model or from the policy, or a head on the policy's own
+    backbone (`shared`): less memory and time. None means the reward model, where there is one with the policy's
+    tokenizer, else the policy."""
+    lr: float | None = Field(None, gt=0)
+    """Peak learning rate of the critic, or of the head; none means the policy's."""
+    clip: float | None = Field(0.2, gt=0)
+    """How far a value may move from the old one before its loss counts no further; none means as far as it likes."""
+    coefficient: float = Field(0.1, gt=0)
+    """What the critic's loss counts beside the policy's."""
+
+
+class RewardPart(Config):
+    """One reward of several: `{from: $reward, weight: 0.5, clip: [-5, 5]}`."""
+
+    source: RewardField = Field(alias="from")
+    """The reward: a `$reward`, a name or a block."""
+    weight: float = 1.0
+    """What it counts in the sum. Rewards of which lower is better are turned round first."""
+    clip: tuple[float, float] | None = None
+    """Lowest and highest score, before weighing."""
+
+
+class HeldOut(Config):
+    """Prompts that are not trained on, answered and scored before and after."""
+
+    prompts: DataField
+    """The prompts."""
+    every: int | None = Field(None, gt=0)
+    """Answer them also after so many steps."""
+
+
+def _shape(value: Any) -> str:
+    return "sum" if isinstance(value, (list, tuple)) else "one"
+
+
+def _part_shape(value: Any) -> str:
+    weighed = isinstance(value, RewardPart) or (isinstance(value, dict) and "from" in value)
+    return "part" if weighed else "bare"
+
+
+_Part = Annotated[
+    Annotated[RewardField, Tag("bare")] | Annotated[RewardPart, Tag("part")], Discriminator(_part_shape)
+]
+RewardSum = Annotated[
+    Annotated[_Part, Tag("one")] | Annotated[tuple[_Part, ...], Field(min_length=1), Tag("sum")],
+    Discriminator(_shape),
+]
+"""`$reward`, a name or a block, or a list of those and of `{from: ..., weight: ..., clip: ...}`, which is summed."""
+
+
+def parts(reward: Any) -> list[RewardPart]:
+    """The parts of a sum of rewards."""
+    several = reward if isinstance(reward, tuple) else (reward,)
+    return [part if isinstance(part, RewardPart) else RewardPart.model_construct(source=part) for part in several]
