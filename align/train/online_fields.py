@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from abc import ABC
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from align.config import Config
+from align.config import Config, Lora, Optim, Sampling
 from align.data.fields import DataField
 from align.rewards.base import RewardField
+from align.stage import PolicyRef, Stage
+from align.train.fields import Checkpoint
 
 Advantage = Literal["gae", "rloo", "grpo", "reinforce++"]
+GROUPED = ("rloo", "grpo")
+"""Ways to an advantage that compare the replies to one prompt."""
 
 
 class Kl(Config):
@@ -103,3 +108,77 @@ def parts(reward: Any) -> list[RewardPart]:
     """The parts of a sum of rewards."""
     several = reward if isinstance(reward, tuple) else (reward,)
     return [part if isinstance(part, RewardPart) else RewardPart.model_construct(source=part) for part in several]
+
+
+class Online(Stage, ABC):
+    """The fields of every stage that trains a policy on its own replies, as a reward scores them."""
+
+    makes = "policy"
+    distributed = True
+    unkeyed = frozenset({"checkpoint", "show"})
+    usual_lr: ClassVar[float]
+    """Peak learning rate where `optim.lr` is not given and all weights train."""
+
+    policy: PolicyRef
+    """The model to tune; as this stage finds it, also the reference."""
+    reward: RewardSum
+    """What to raise: a `$reward`, a name or a block, or a list of them, each perhaps with a weight."""
+    prompts: DataField
+    """What is answered; records of any kind but raw text have prompts."""
+    held_out: HeldOut | None = None
+    """Prompts to judge the policy on, before and after."""
+    steps: int = Field(100, gt=0)
+    """How often new replies are drawn and learned from."""
+    sampling: Sampling = Sampling()
+    """How replies are drawn; `n` of them to a prompt."""
+    epochs: int = Field(4, gt=0)
+    """How often each reply is learned from."""
+    minibatches: int = Field(4, gt=0)
+    """Updates of an epoch. A step answers `minibatches` times `optim.batch_size` prompts."""
+    kl: Kl = Kl()
+    """The price of leaving the reference."""
+    stop_kl: float | None = Field(None, gt=0)
+    """Leave out the rest of a step's updates once the policy has moved so far from the one that sampled, in nats per
+    token."""
+    missing_eos_penalty: float = Field(0.0, ge=0)
+    """Taken from the score of a reply that did not stop by itself."""
+    doubtful_reward: Literal["refuse", "allow"] = "refuse"
+    """Whether to train on a reward model that was not tested, or is no better on held-out pairs than a rule that knows
+    lengths only."""
+    max_too_long: float = Field(0.1, ge=0, le=1)
+    """The share of prompts that may leave no room for `max_new_tokens` and are left out; more is an error."""
+    optim: Optim = Optim()
+    """The optimizer; `batch_size` counts prompts."""
+    lora: Lora | None = None
+    """Train a low-rank adapter instead of all weights."""
+    adapter: Literal["new", "continue", "merge-first"] = "new"
+    """What becomes of the adapters the policy arrives with: a new one on top, the last one goes on training, or they
+    are merged into the weights first."""
+    checkpoint: Checkpoint = Checkpoint()
+    """How often training can be gone on with after a kill; `every` counts steps."""
+    show: int = Field(10, gt=0)
+    """Keep some replies in words, in `samples/`, every so many steps."""
+
+    @model_validator(mode="after")
+    def _samples_are_what_is_scored(self) -> Online:
+        if self.sampling.top_p != 1 or self.sampling.top_k:
+            raise ValueError("sampling: top_p and top_k draw from another distribution than the one that is trained")
+        if not self.sampling.temperature:
+            raise ValueError("sampling: temperature 0 tries nothing out; it must be above 0")
+        if self.lora and self.lora.dropout:
+            raise ValueError(f"lora.dropout must be 0 in {self.name}: scores with dropout cannot be compared")
+        return self
+
+    @property
+    def prompts_per_step(self) -> int:
+        return self.minibatches * self.optim.batch_size
+
+    @property
+    def updates_per_step(self) -> int:
+        return self.minibatches * self.epochs
+
+    def rate(self) -> float:
+        """The peak learning rate."""
+        if self.optim.lr is not None:
+            return self.optim.lr
+        return self.usual_lr * (10 if self.lora is not None or self.adapter == "continue" else 1)
