@@ -162,9 +162,9 @@ def test_a_price_of_kl_alone_lowers_kl(policy, where, estimator, advantage):
     kl = Kl(where=where, estimator=estimator)
     head = value_head(16) if advantage == "gae" else None
     actor = player(policy, head=head)
-    assigned, train = credit(advantage, where=where, estimator=estimator), learner(actor.module, lr=5e-3)
+    assigned, train = credit(advantage, where=where, estimator=estimator), learner(actor.module, lr=1e-2)
     found = []
-    for step in range(6):
+    for step in range(10):
         turns = actor.play(PROMPTS, seed=step, n=16)
         found.append(exact_kl(policy, turns))
         trees = assigned.assign([t.tree for t in turns], np.zeros((len(PROMPTS), 16)), 1.0)
