@@ -19,7 +19,7 @@ import numpy as np
 
 from align.data import write
 from align.data.tree import Reply, Tree
-from align.errors import CheckError, Interrupted, TrainingError
+from align.errors import Interrupted, TrainingError
 from align.generate.base import Progress
 from align.losses.divergence import adapted
 from align.records import Prompt
@@ -176,7 +176,7 @@ class Loop:
             )
 
     def _longest(self, like: Tree) -> list[Tree]:
-        """As many of the longest rows as one update can have, for a rehearsal: the longest prompts with full replies."""
+        """The longest rows that one update can have, for a rehearsal: the longest prompts with full replies."""
         chat, limit = self.player.policy.chat, self.stage.sampling.max_new_tokens
         ids = sorted((chat.prompt(prompt.prompt) for prompt in self.prompts), key=len, reverse=True)
         numbers = {name: np.zeros(limit, np.float32) for name in like.replies[0].numbers}

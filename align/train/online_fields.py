@@ -21,14 +21,14 @@ GROUPED = ("rloo", "grpo")
 class Kl(Config):
     """What keeps the policy near the one that the stage began with."""
 
-    coefficient: float = Field(0.05, ge=0)
+    coefficient: float = Field(default=0.05, ge=0)
     """Reward, or loss, that a nat costs."""
     estimator: Literal["k1", "k2", "k3"] = "k1"
     """How a token's KL is estimated (http://joschu.net/blog/kl-approx.html): log-ratio, half its square, or the
     positive one."""
     where: Literal["reward", "loss"] = "reward"
     """Taken from each token's reward (arXiv:2203.02155), or added to the loss (GRPO, arXiv:2402.03300)."""
-    target: float | None = Field(None, gt=0)
+    target: float | None = Field(default=None, gt=0)
     """KL in nats per token to hold: the coefficient rises while there is more and falls while there is less
     (arXiv:1909.08593, section 2.2)."""
 
@@ -44,9 +44,9 @@ class Kl(Config):
 class Gae(Config):
     """Generalized advantage estimation (arXiv:1506.02438)."""
 
-    gamma: float = Field(1.0, gt=0, le=1)
+    gamma: float = Field(default=1.0, gt=0, le=1)
     """What a reward one token later counts."""
-    decay: float = Field(0.95, ge=0, le=1, alias="lambda")
+    decay: float = Field(default=0.95, ge=0, le=1, alias="lambda")
     """1 trusts sampled returns, 0 the critic."""
 
 
@@ -57,11 +57,11 @@ class Value(Config):
     """A model of its own that starts from the trained reward model or from the policy, or a head on the policy's own
     backbone (`shared`): less memory and time. None means the reward model, where there is one with the policy's
     tokenizer, else the policy."""
-    lr: float | None = Field(None, gt=0)
+    lr: float | None = Field(default=None, gt=0)
     """Peak learning rate of the critic, or of the head; none means the policy's."""
-    clip: float | None = Field(0.2, gt=0)
+    clip: float | None = Field(default=0.2, gt=0)
     """How far a value may move from the old one before its loss counts no further; none means as far as it likes."""
-    coefficient: float = Field(0.1, gt=0)
+    coefficient: float = Field(default=0.1, gt=0)
     """What the critic's loss counts beside the policy's."""
 
 
@@ -81,7 +81,7 @@ class HeldOut(Config):
 
     prompts: DataField
     """The prompts."""
-    every: int | None = Field(None, gt=0)
+    every: int | None = Field(default=None, gt=0)
     """Answer them also after so many steps."""
 
 
@@ -94,9 +94,7 @@ def _part_shape(value: Any) -> str:
     return "part" if weighed else "bare"
 
 
-_Part = Annotated[
-    Annotated[RewardField, Tag("bare")] | Annotated[RewardPart, Tag("part")], Discriminator(_part_shape)
-]
+_Part = Annotated[Annotated[RewardField, Tag("bare")] | Annotated[RewardPart, Tag("part")], Discriminator(_part_shape)]
 RewardSum = Annotated[
     Annotated[_Part, Tag("one")] | Annotated[tuple[_Part, ...], Field(min_length=1), Tag("sum")],
     Discriminator(_shape),
@@ -127,25 +125,25 @@ class Online(Stage, ABC):
     """What is answered; records of any kind but raw text have prompts."""
     held_out: HeldOut | None = None
     """Prompts to judge the policy on, before and after."""
-    steps: int = Field(100, gt=0)
+    steps: int = Field(default=100, gt=0)
     """How often new replies are drawn and learned from."""
     sampling: Sampling = Sampling()
     """How replies are drawn; `n` of them to a prompt."""
-    epochs: int = Field(4, gt=0)
+    epochs: int = Field(default=4, gt=0)
     """How often each reply is learned from."""
-    minibatches: int = Field(4, gt=0)
+    minibatches: int = Field(default=4, gt=0)
     """Updates of an epoch. A step answers `minibatches` times `optim.batch_size` prompts."""
     kl: Kl = Kl()
     """The price of leaving the reference."""
-    stop_kl: float | None = Field(None, gt=0)
+    stop_kl: float | None = Field(default=None, gt=0)
     """Leave out the rest of a step's updates once the policy has moved so far from the one that sampled, in nats per
     token."""
-    missing_eos_penalty: float = Field(0.0, ge=0)
+    missing_eos_penalty: float = Field(default=0.0, ge=0)
     """Taken from the score of a reply that did not stop by itself."""
     doubtful_reward: Literal["refuse", "allow"] = "refuse"
     """Whether to train on a reward model that was not tested, or is no better on held-out pairs than a rule that knows
     lengths only."""
-    max_too_long: float = Field(0.1, ge=0, le=1)
+    max_too_long: float = Field(default=0.1, ge=0, le=1)
     """The share of prompts that may leave no room for `max_new_tokens` and are left out; more is an error."""
     optim: Optim = Optim()
     """The optimizer; `batch_size` counts prompts."""
@@ -156,7 +154,7 @@ class Online(Stage, ABC):
     are merged into the weights first."""
     checkpoint: Checkpoint = Checkpoint()
     """How often training can be gone on with after a kill; `every` counts steps."""
-    show: int = Field(10, gt=0)
+    show: int = Field(default=10, gt=0)
     """Keep some replies in words, in `samples/`, every so many steps."""
 
     @model_validator(mode="after")

@@ -13,7 +13,7 @@ from align.train.rollout import Turn, drift, tokens
 
 
 def of_turns(turns: Sequence[Turn]) -> dict[str, float]:
-    """Figures of replies, whoever learns from them: rewards, KL in nats per token, entropy, length, how many stopped."""
+    """Figures of replies: rewards, KL in nats per token, entropy, length, how many stopped."""
     trees = [turn.tree for turn in turns]
     scores, lengths = np.array([turn.scores for turn in turns]), _lengths(turns)
     parts = {f"reward_{name}": np.array([turn.parts[name] for turn in turns]) for name in turns[0].parts}
@@ -54,7 +54,8 @@ def examined(turns: Sequence[Turn]) -> Examined:
         columns[f"reward_{name}"] = [np.nanmean(turn.parts[name]) for turn in turns]
     columns["tokens"] = [np.mean([len(c.ids) for c in turn.completions]) for turn in turns]
     columns["stop"] = [np.mean([c.finish == "stop" for c in turn.completions]) for turn in turns]
-    made = {name: {"total": [float(v) for v in values], "count": [1.0] * len(turns)} for name, values in columns.items()}
+    ones = [1.0] * len(turns)
+    made = {name: {"total": [float(v) for v in values], "count": ones} for name, values in columns.items()}
     return made | {"kl": {"total": kl, "count": lengths.tolist()}}
 
 

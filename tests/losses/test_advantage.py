@@ -30,9 +30,7 @@ def test_gae_with_decay_1_is_the_return_less_the_value_and_with_0_the_one_step_e
 
 def test_a_masked_tail_is_as_if_cut_off() -> None:
     short = (REWARDS[1:, :1], VALUES[1:, :1], MASK[1:, :1])
-    torch.testing.assert_close(
-        advantage.gae(REWARDS, VALUES, MASK, 0.9, 0.5)[1:, :1], advantage.gae(*short, 0.9, 0.5)
-    )
+    torch.testing.assert_close(advantage.gae(REWARDS, VALUES, MASK, 0.9, 0.5)[1:, :1], advantage.gae(*short, 0.9, 0.5))
 
 
 def test_rloo() -> None:

@@ -124,7 +124,7 @@ def test_a_stage_that_was_stopped_ends_with_the_same_bits(form, moment, inputs, 
     # Asked after each batch of 12 replies (held out) and of 8 (three rollouts), and after each step.
     asked = {"after step 1": 3, "in the rollout of step 3": 6}[moment]
     questions = iter(range(1, 99))
-    with pytest.raises(Interrupted, match="after step [12] of 3"):
+    with pytest.raises(Interrupted, match=r"after step [12] of 3"):
         stage.run(dataclasses.replace(context(inputs), stopping=lambda: next(questions) == asked))
     done = len(steps_of(context))
     assert done == {"after step 1": 1, "in the rollout of step 3": 2}[moment]

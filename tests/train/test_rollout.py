@@ -33,6 +33,7 @@ SIZES = {
 }  # fmt: skip
 PROMPTS = [Prompt(str(i), (Message("user", text),)) for i, text in enumerate(["ab", "cat sat", "q", "the dog"])]
 LONG = Rule("long", lambda prompt, reply: float(len(reply)))
+WHOLE = Weighed(LONG)
 MACHINE = Machine(device="cpu", max_tokens=256)
 
 
@@ -52,7 +53,7 @@ def policy(byte_tokenizer) -> Beside:
     return beside
 
 
-def player(policy, rewards=(Weighed(LONG),), temperature=1.0, head=None, penalty=0.0) -> Player:
+def player(policy, rewards=(WHOLE,), temperature=1.0, head=None, penalty=0.0) -> Player:
     module = ActorCritic(LanguageModel(policy.model), head=head)
     sampling = Sampling(max_new_tokens=6, temperature=temperature)
     return Player(
@@ -130,7 +131,7 @@ def test_a_ratio_that_is_not_1_before_the_first_update_is_found_out(policy):
     trees = credit().assign([t.tree for t in turns], np.array([t.scores for t in turns]), 0.05)
     train = learner(actor.module)
     before = policy.model.model.layers[0].mlp.up_proj.weight.clone()
-    with pytest.raises(TrainingError, match="probability ratio is .* away from 1"):
+    with pytest.raises(TrainingError, match=r"probability ratio is .* away from 1"):
         train.update(objective(temperature=0.7), trees)
     assert torch.equal(before, policy.model.model.layers[0].mlp.up_proj.weight)
     metrics = train.update(objective(), trees)
