@@ -23,7 +23,7 @@ class Machine(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where models run."""
     max_tokens: int | None = Field(default=None, ge=16)
-    """Tokens of one micro-batch, padding included: the one memory knob. None means 2,048 on a CPU, where more is
+    """Tokens of one micro-batch, padding included: the one memory knob. None means 1,024 on a CPU, where more is
     slower, and 16,384 on a GPU."""
     checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more time."""
@@ -32,7 +32,8 @@ class Machine(BaseModel):
     sample_batch: int = Field(default=64, ge=1)
     """Replies that are generated side by side."""
     track: tuple[str, ...] = ()
-    """Trackers through accelerate: tensorboard, wandb, mlflow, trackio. None by default; nothing leaves the machine."""
+    """Trackers through accelerate: tensorboard, wandb, mlflow, trackio; their files go to `.store/tracking`. None by
+    default: nothing leaves the machine."""
 
 
 def machine(**options: object) -> Machine:

@@ -14,31 +14,45 @@ from rich.text import Text
 from align.cli import text
 
 ARROWS = {"higher": "↑", "lower": "↓", None: " "}
+GAP = 2
+"""Blanks between columns."""
 
 
 def show(folder: Path, title: str, console: Console) -> None:
     """Prints the comparison in a folder; nothing where there is none."""
     file = folder / "comparison.json"
     if file.is_file():
-        console.print(comparison(json.loads(file.read_text()), title))
+        console.print(comparison(json.loads(file.read_text()), title, console.width))
 
 
-def comparison(found: Mapping[str, Any], title: str) -> Group:
-    """Metrics by policies, each value with half the width of its 95 % interval.
+def comparison(found: Mapping[str, Any], title: str, width: int = 120) -> Group:
+    """Metrics by policies, each value with half the width of its 95 % interval; as many tables as the width asks for.
 
     `+` and `-` mark what is better or worse than the first policy by more than a paired 95 % interval.
     """
-    policies = found["policies"]
+    policies, better = list(found["policies"]), found["better"]
+    names = [f"{metric} {ARROWS[arrow]}" for metric, arrow in better.items()]
+    columns = {p: [_cell(found, metric, arrow, p) for metric, arrow in better.items()] for p in policies}
+    room = width - max(map(len, names), default=0)
+    needs = {p: max(len(p), *(cell.cell_len for cell in cells)) + GAP for p, cells in columns.items()}
+    parts: list[list[str]] = []
+    for policy in policies:
+        if not parts or sum(needs[p] for p in (*parts[-1], policy)) > room:
+            parts.append([])
+        parts[-1].append(policy)
+    tables = [_table(names, {policy: columns[policy] for policy in part}) for part in parts]
+    caption = f"95 % intervals; arrows: what is better; + better, - worse than {policies[0]} (paired)"
+    return Group(Text(f"\n{title}", style="bold"), *tables, Text(caption, style="dim"))
+
+
+def _table(names: list[str], columns: Mapping[str, list[Text]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("")
-    for name in policies:
-        table.add_column(name, justify="right", no_wrap=True)
-    for metric, better in found["better"].items():
-        cells = [_cell(found, metric, better, name) for name in policies]
-        table.add_row(Text(f"{metric} {ARROWS[better]}"), *cells)
-    first = next(iter(policies))
-    caption = f"95 % intervals; arrows: what is better; + better, - worse than {first} (paired)"
-    return Group(Text(f"\n{title}", style="bold"), table, Text(caption, style="dim"))
+    table.add_column("", no_wrap=True)
+    for policy in columns:
+        table.add_column(policy, justify="right", no_wrap=True)
+    for name, *cells in zip(names, *columns.values(), strict=True):
+        table.add_row(Text(name), *cells)
+    return table
 
 
 def _cell(found: Mapping[str, Any], metric: str, better: str | None, policy: str) -> Text:

@@ -17,7 +17,7 @@ from itertools import islice
 import numpy as np
 
 from align.data.chat import Chat, Piece
-from align.data.convert import supervised
+from align.data.convert import replies, supervised
 from align.data.tree import Reply, Tree
 from align.errors import CheckError, DataError
 from align.records import Demonstration, Messages, Preference, Record, Text
@@ -168,6 +168,8 @@ class Maker:
                     self.rows += [(index, tree) for tree in _windows(record, self.chat, self.max_length)]
                 elif self.chat.spells_special(_messages(record)):
                     raise _Leave("whose text spells a special token")
+                elif any(not said.strip() for said in replies(record)):
+                    raise _Leave("with an empty reply")
                 else:
                     drafts.append((index, _draft(record, self.chat)))
         ids = iter(self.chat.encode([piece for _, draft in drafts for piece in draft.pieces()]))

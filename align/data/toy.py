@@ -93,7 +93,7 @@ class Speaker:
 
 CAREFUL = Speaker(right=1.0, polite=0.8, firm=0.95, timid=0.2)
 CARELESS = Speaker(right=0.4, polite=0.15, firm=0.1, timid=0.05)
-DEMONSTRATOR = Speaker(right=0.85, polite=0.8, firm=0.8, timid=0.15)
+DEMONSTRATOR = Speaker(right=0.9, polite=0.8, firm=0.8, timid=0.1)
 CAREFUL_SHARE = 0.4
 """Of those who wrote the text to pretrain on."""
 BLUNT_SHARE = 0.25
@@ -255,8 +255,8 @@ def _prompts(rows: int | None, split: Split, draw: random.Random) -> Iterator[Pr
 
 
 MAKERS: dict[str, tuple[Callable[[str, Split, random.Random], Record], int]] = {
-    "text": (_text, 30_000),
+    "text": (_text, 24_000),
     "demonstrations": (_demonstration, 300),
-    "preferences": (_preference, 2_000),
+    "preferences": (_preference, 2_400),
 }
 """For each kind that is drawn with replacement: what makes one record, and how many there usually are."""

@@ -1,9 +1,10 @@
 """The one place where logits exist: log-probs of scored tokens, and scores of replies, from a batch of trees.
 
 A step needs the log-probs of a few targets, never the logits. So hidden states are gathered first (prompts and padding
-are not projected), then projected in chunks that are thrown away, and once more in the backward pass; nothing of the
-size (tokens, vocabulary) outlives a chunk. Backbone, gather, projection and head are one module whose `forward` is the
-only door, because DDP and FSDP see only what goes through it.
+are not projected), then projected in chunks that are thrown away, and once more in the backward pass. One chunk waits
+for it, so a batch that fits into a chunk is projected once; nothing larger of the size (tokens, vocabulary) is kept.
+Backbone, gather, projection and head are one module whose `forward` is the only door, because DDP and FSDP see only
+what goes through it.
 """
 
 from __future__ import annotations
@@ -66,8 +67,18 @@ class Projection:
         return squashed * (self.cap / self.temperature), (1 - squashed.square()) * slope
 
 
+def _measured(logits: Tensor, target: Tensor, entropy: bool) -> tuple[Tensor, Tensor, Tensor | float]:
+    """(n,) log-normalisers, log-probs of targets, and entropies if asked for, of (n, V) logits."""
+    lse = logits.logsumexp(-1)
+    logp = logits.gather(-1, target[:, None])[:, 0] - lse
+    spread = lse - (logits * (logits - lse[:, None]).exp_()).sum(-1) if entropy else 0.0
+    return lse, logp, spread
+
+
 class _Score(torch.autograd.Function):
     """(logp, entropy) of targets under softmax(projection(hidden)), chunk by chunk, forward and backward.
+
+    The forward pass ends with the first chunk, where the backward pass begins: its logits are kept in between.
 
     With p the softmax, H its entropy and y the logits: d logp / d y_j = [j = target] - p_j and
     d H / d y_j = -p_j (log p_j + H).
@@ -78,15 +89,14 @@ class _Score(torch.autograd.Function):
         rows = max(1, CHUNK // weight.shape[0])
         wide = torch.promote_types(hidden.dtype, torch.float32)
         logp, lse, spread = (hidden.new_empty(len(hidden), dtype=wide) for _ in range(3))
-        for begin in range(0, len(hidden), rows):
+        kept = None
+        for begin in reversed(range(0, len(hidden), rows)):
             at = slice(begin, begin + rows)
-            logits, _ = projection.logits(hidden[at], weight, bias)
-            lse[at] = logits.logsumexp(-1)
-            logp[at] = logits.gather(-1, target[at, None])[:, 0] - lse[at]
-            if entropy:
-                spread[at] = lse[at] - (logits * (logits - lse[at, None]).exp_()).sum(-1)
+            kept = None  # frees the chunk before this one is made
+            kept = projection.logits(hidden[at], weight, bias)
+            lse[at], logp[at], spread[at] = _measured(kept[0], target[at], entropy)
         ctx.save_for_backward(hidden, weight, bias, target, lse, spread)
-        ctx.projection, ctx.rows, ctx.entropy = projection, rows, entropy
+        ctx.projection, ctx.rows, ctx.entropy, ctx.kept = projection, rows, entropy, kept
         return logp, spread if entropy else None
 
     @staticmethod
@@ -98,16 +108,16 @@ class _Score(torch.autograd.Function):
         # Sums over chunks stay in float32 however narrow the weights are.
         to_weight = torch.zeros_like(weight, dtype=lse.dtype) if need_weight else None
         to_bias = torch.zeros_like(bias, dtype=lse.dtype) if need_bias else None
+        kept, ctx.kept = ctx.kept, None
         for begin in range(0, len(hidden), ctx.rows):
             at = slice(begin, begin + ctx.rows)
-            logits, slope = ctx.projection.logits(hidden[at], weight, bias)
+            logits, slope = kept or ctx.projection.logits(hidden[at], weight, bias)
             logs = logits.sub_(lse[at, None])
-            grad = logs.exp()
             if ctx.entropy and by_entropy is not None:
                 factor = by_logp[at, None] + by_entropy[at, None] * (logs + spread[at, None])
-                grad = grad.mul_(factor).neg_()
+                grad = logs.exp_().mul_(factor).neg_()
             else:
-                grad = grad.mul_(-by_logp[at, None])
+                grad = logs.exp_().mul_(-by_logp[at, None])
             grad.scatter_add_(-1, target[at, None], by_logp[at, None])
             grad = grad if isinstance(slope, float) and slope == 1.0 else grad.mul_(slope)
             grad = grad.to(weight.dtype)
@@ -117,6 +127,7 @@ class _Score(torch.autograd.Function):
                 to_weight += grad.T @ hidden[at]
             if to_bias is not None:
                 to_bias += grad.sum(0)
+            kept = logits = logs = grad = None  # frees this chunk before the next one is made
         cast = [g if g is None else g.to(hidden.dtype) for g in (to_weight, to_bias)]
         return to_hidden, *cast, None, None, None
 

@@ -6,6 +6,7 @@ means nothing.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import re
@@ -16,8 +17,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from pydantic import BaseModel
 
 from align.config import Data, Model
-from align.data import formats
+from align.data import formats, sources
 from align.data.convert import prompt_of
+from align.errors import DataError
 from align.records import Text
 
 if TYPE_CHECKING:
@@ -56,10 +58,24 @@ def stand_in(entry: Entry, key: str, base: Path, store: Store, head: Head = "lan
         return entry.model_copy(update={"path": str(folder.absolute()), "revision": "main", "quantize": None})
     if entry.path == "toy":
         return entry.model_copy(update={"limit": min(ROWS, entry.limit or ROWS), "skip": 0})
-    form = formats.named(entry.format or ("text" if entry.prompt_words else "pairs"))
+    form = _format(entry, base)
     folder = store.cached("smoke", key, lambda folder: _write_rows(form, folder))
-    kept = {name: getattr(entry, name) for name in ("prompt_words", "options")}  # a part of so few rows may be none
-    return Data.model_validate({"path": str(folder.absolute() / "rows.jsonl"), "format": form.name, **kept})
+    # Not `part`, which of so few rows may be none, nor how the files of the entry are cut.
+    options = {name: value for name, value in entry.options.items() if name not in ("separator", "rejected")}
+    file = str(folder.absolute() / "rows.jsonl")
+    return Data(path=file, format=form.name, prompt_words=entry.prompt_words, options=options)
+
+
+def _format(entry: Data, base: Path) -> formats.Format:
+    """The format that an entry declares, or that its file has if it is here, or pairs, which serve most stages."""
+    if entry.format:
+        return formats.named(entry.format)
+    if entry.prompt_words:
+        return formats.named("text")
+    with contextlib.suppress(DataError):
+        if not sources.is_hub_name(entry.path, base) and (row := next(iter(sources.rows(entry, base)), None)):
+            return formats.recognise(row.columns) or formats.named("pairs")
+    return formats.named("pairs")
 
 
 def lightened(value: V) -> V:
@@ -76,8 +92,8 @@ def _light(name: str, value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(_light(name, item) for item in value)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        value = min(value, MOST.get(name, value))
-        return max(value, LEAST.get(name, value))
+        lighter = max(min(value, MOST.get(name, value)), LEAST.get(name, value))
+        return type(value)(lighter)
     return value
 
 
@@ -107,14 +123,14 @@ def _write_rows(form: formats.Format, folder: Path) -> None:
 
 
 def rows(form: formats.Format) -> Iterator[dict[str, Any]]:
-    """The format's example over and over, with a number in its prompt, so that no two rows are the same."""
+    """The format's example over and over, with a number before its prompt, so that no two rows ask the same."""
     record = formats.read(form.example, form, {})[0]
     prompt = prompt_of(record)
     text = prompt[-1].content if prompt else cast(Text, record).text
     asked = json.dumps(text.splitlines()[0])[1:-1]
     whole = json.dumps(form.example)
     for number in range(ROWS):
-        yield json.loads(whole.replace(asked, f"{asked} ({number})"))
+        yield json.loads(whole.replace(asked, f"({number}) {asked}"))
 
 
 def _config(entry: Model, base: Path) -> PretrainedConfig:

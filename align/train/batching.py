@@ -32,7 +32,7 @@ def microbatches(trees: Sequence[Tree], max_tokens: int, layout: Layout = "tree"
 
 def token_budget(machine: Machine, device: torch.device) -> int:
     """Tokens of one micro-batch on this device, as set or as usual."""
-    return machine.max_tokens or (16384 if device.type == "cuda" else 2048)
+    return machine.max_tokens or (16384 if device.type == "cuda" else 1024)
 
 
 class Share(NamedTuple):

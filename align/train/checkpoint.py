@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
+from align.disk import delete, sync, write_json
 from align.train.learner import Learner
 
 
@@ -35,22 +35,21 @@ def save(folder: Path, learner: Learner, state: Mapping[str, Any], keep: int) ->
     """
     weights, optimizer = _gather(learner)
     final = folder / f"step-{learner.step:08d}"
-    if learner.accelerator.is_main_process and not final.exists():
+    if learner.accelerator.is_main_process and not _is_complete(final):
         draft = folder / f".{final.name}.{os.getpid()}"
-        shutil.rmtree(draft, ignore_errors=True)
+        delete(draft)
+        delete(final)
         draft.mkdir(parents=True)
         torch.save({"weights": weights, "optimizer": optimizer}, draft / "state.pt")
-        _sync(draft / "state.pt")
+        sync(draft / "state.pt")
         sizes = {"state.pt": (draft / "state.pt").stat().st_size}
-        marker = draft / "complete.json"
-        marker.write_text(json.dumps({"step": learner.step, "state": dict(state), "sizes": sizes}))
-        _sync(marker)
+        write_json(draft / "complete.json", {"step": learner.step, "state": dict(state), "sizes": sizes})
         os.rename(draft, final)
-        _sync(folder)
+        sync(folder)
         for old in complete(folder)[:-keep]:
-            shutil.rmtree(old, ignore_errors=True)
+            delete(old)
         for leftover in folder.glob(".step-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+            delete(leftover)
     learner.accelerator.wait_for_everyone()
     return final
 
@@ -89,11 +88,3 @@ def _is_complete(path: Path) -> bool:
         return all((path / name).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError, KeyError):
         return False
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

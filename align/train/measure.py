@@ -23,16 +23,19 @@ def per_reply_of(
     layout: Layout,
     pad: int,
     max_tokens: int,
-    device: torch.device | str,
+    device: torch.device,
+    dtype: str = "float32",
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[np.ndarray]:
     """For each tree, in the order given, what `measure` says of its replies: float64 arrays of (replies,).
 
-    measure: a batch of trees to (K,) numbers, one a reply. progress: is told how many trees are done.
+    measure: a batch of trees to (K,) numbers, one a reply. dtype: of the computation, as training has it: weights that
+    train are float32 even where the policy is not. progress: is told how many trees are done.
     """
 
     def split(part: list[Tree], batch: Batch) -> list[np.ndarray]:
-        values = measure(batch).double().cpu().numpy()
+        with _autocast(device, dtype):
+            values = measure(batch).double().cpu().numpy()
         return np.split(values, np.cumsum([len(tree.replies) for tree in part])[:-1])
 
     return _of_each(split, trees, layout, pad, max_tokens, device, progress)
@@ -45,15 +48,18 @@ def with_token_numbers(
     layout: Layout,
     pad: int,
     max_tokens: int,
-    device: torch.device | str,
+    device: torch.device,
+    dtype: str = "float32",
 ) -> list[Tree]:
     """The same trees with what `measure` says of their replies' tokens among the replies' numbers.
 
-    measure: a batch of trees, all of whose reply tokens are scored, to named (N,) numbers, one a token.
+    measure: a batch of trees, all of whose reply tokens are scored, to named (N,) numbers, one a token. dtype: of the
+    computation, likewise.
     """
 
     def split(part: list[Tree], batch: Batch) -> list[Tree]:
-        told = {name: values.float().cpu().numpy() for name, values in measure(batch).items()}
+        with _autocast(device, dtype):
+            told = {name: values.float().cpu().numpy() for name, values in measure(batch).items()}
         ends = np.cumsum([len(reply.ids) for tree in part for reply in tree.replies])[:-1]
         columns = {name: iter(np.split(values, ends)) for name, values in told.items()}
 
@@ -76,7 +82,7 @@ def _of_each(
     layout: Layout,
     pad: int,
     max_tokens: int,
-    device: torch.device | str,
+    device: torch.device,
     progress: Callable[[int], None],
 ) -> list[T]:
     """For each tree, in the order given, what `split` makes of it in a micro-batch."""
@@ -87,3 +93,7 @@ def _of_each(
             found[place[id(tree)]] = made
         progress(len(found))
     return [found[i] for i in range(len(trees))]
+
+
+def _autocast(device: torch.device, dtype: str) -> torch.autocast:
+    return torch.autocast(device.type, getattr(torch, dtype), enabled=dtype != "float32")

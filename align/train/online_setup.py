@@ -172,7 +172,8 @@ def _actor_critic(ctx: Context, stage: Online, policy: Policy, critic: Value | N
     if critic is None:
         return ActorCritic(actor)
     if critic.start == "shared":
-        head = value_head(policy.model.get_input_embeddings().embedding_dim)
+        projection: Any = policy.model.get_output_embeddings()
+        head = value_head(projection.weight.shape[1])
         return ActorCritic(actor, head=head.to(device_of(ctx.machine)))
     source = None if critic.start == "policy" else _reward_that_reads_alike(ctx, stage, policy, critic)
     start = ctx[stage.policy] if source is None else ctx[source]

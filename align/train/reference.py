@@ -50,7 +50,8 @@ def with_reference(
     module = LanguageModel(policy.model).eval()
     measure = partial(
         per_reply_of, lambda batch: per_reply(module(batch).logp.double(), batch.owner, len(batch.last)),
-        layout=layout, pad=policy.contract.pad, max_tokens=token_budget(ctx.machine, device), device=device,
+        layout=layout, pad=policy.contract.pad, max_tokens=token_budget(ctx.machine, device),
+        device=device, dtype=policy.contract.dtype,
     )  # fmt: skip
 
     def make(folder: Path) -> None:

@@ -136,7 +136,7 @@ class Player:
     def _measured(self, trees: Sequence[Tree]) -> list[Tree]:
         add = partial(
             with_token_numbers, layout=self.layout, pad=self.policy.contract.pad, max_tokens=self.max_tokens,
-            device=self.accelerator.device,
+            device=self.accelerator.device, dtype=self.policy.contract.dtype,
         )  # fmt: skip
         module, temperature = self.module.eval(), self.sampling.temperature
 
@@ -144,11 +144,10 @@ class Player:
             logp, entropy, values = module(batch, temperature, True)
             return {"logp": logp, "entropy": entropy} | ({} if values is None else {"value": values})
 
-        with self.accelerator.autocast():
-            trees = add(own, trees)
-            with self.policy.reference() as model:
-                reference = LanguageModel(model)
-                trees = add(lambda batch: {"reference": reference(batch, temperature).logp}, trees)
+        trees = add(own, trees)
+        with self.policy.reference() as model:
+            reference = LanguageModel(model)
+            trees = add(lambda batch: {"reference": reference(batch, temperature).logp}, trees)
         self._check_drift(trees)
         return trees
 

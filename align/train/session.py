@@ -127,7 +127,7 @@ class Session:
         device = device_of(self.ctx.machine)
         return np.stack(per_reply_of(
             self.loaded.module.eval(), trees, layout=self.layout, pad=self.loaded.contract.pad,
-            max_tokens=token_budget(self.ctx.machine, device), device=device,
+            max_tokens=token_budget(self.ctx.machine, device), device=device, dtype=self.loaded.contract.dtype,
         ))  # fmt: skip
 
     def save(self) -> None:
@@ -143,7 +143,7 @@ class Session:
         if ctx.machine.checkpointing:
             self.loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
             self.loaded.model.enable_input_require_grads()
-        accelerate = accelerator(ctx.machine, self.loaded.contract.dtype, ctx.work)
+        accelerate = accelerator(ctx.machine, self.loaded.contract.dtype, ctx.store.inside / "tracking")
         learner = Learner(
             module,
             stage.optim,
@@ -156,7 +156,8 @@ class Session:
             seed=ctx.seed_of("train"),
         )
         if ctx.machine.track:
-            accelerate.init_trackers(ctx.stage, stage.model_dump(mode="json"))
+            fields = stage.model_dump_json(exclude_defaults=True)
+            accelerate.init_trackers(f"{ctx.stage}-{ctx.key[:8]}", {"fields": fields})
         metrics = fit(
             ctx, learner, objective, self.trees,
             checkpoint=stage.checkpoint, validation=stage.validation, held_out=self.held_out,

@@ -55,3 +55,13 @@ def test_a_report_of_another_kind_shows_nothing(tmp_path):
     console = Console(width=80, record=True, file=io.StringIO())
     report.show(tmp_path, "toy/result", console)
     assert console.export_text() == ""
+
+
+def test_policies_that_do_not_fit_beside_each_other_get_a_table_of_their_own():
+    """The metric's name must stand in every line; a table that is too wide would lose it."""
+    console = Console(width=45, record=True, file=io.StringIO())
+    console.print(report.comparison(FOUND, "toy/result", 45))
+    lines = [" ".join(line.split()) for line in console.export_text().splitlines()]
+    assert [line for line in lines if line.startswith("politeness")] == [
+        "politeness ↑ 0.25 ±0.05 0.5 ±0.05 +", "politeness ↑ 0.26 ±0.06",
+    ]  # fmt: skip

@@ -302,3 +302,10 @@ def test_real_pairs_on_a_real_tokenizer(real, stories):
         assert [chat.text(reply.ids) for reply in tree.replies] == [
             by_id[tree.id].chosen[0].content, by_id[tree.id].rejected[0].content,
         ]  # fmt: skip
+
+
+def test_an_empty_reply_leaves_its_row_out(chat):
+    """As a policy writes it that stops at once: one such row among its samples must not stop a stage."""
+    made, account = trees([pair("hi", "yes", "no"), pair("ho", "yes", " \n"), demo("hu", "")], chat, 200)
+    assert [tree.id for tree in made] == ["hi"]
+    assert account.reasons == {"with an empty reply": 2}

@@ -101,6 +101,23 @@ def test_score_is_exact_and_so_is_its_gradient(
     assert torch.autograd.gradcheck(values, (hidden, weight, bias))
 
 
+@pytest.mark.parametrize(("rows", "projected"), [(2, 1), (3, 3), (6, 5)])
+def test_the_chunk_where_both_passes_meet_is_projected_once(
+    monkeypatch: pytest.MonkeyPatch, rows: int, projected: int
+) -> None:
+    """Chunks of two rows. A second backward pass over the same graph projects again, and its gradient is the same."""
+    monkeypatch.setattr(logprobs, "CHUNK", 22)
+    calls: list[int] = []
+    logits = Projection.logits
+    monkeypatch.setattr(Projection, "logits", lambda self, *given: calls.append(1) or logits(self, *given))
+    hidden, weight = torch.randn(rows, 5, requires_grad=True), torch.randn(11, 5, requires_grad=True)
+    loss = score(hidden, weight, None, torch.arange(rows), Projection()).logp.sum()
+    first = torch.autograd.grad(loss, (hidden, weight), retain_graph=True)
+    assert len(calls) == projected
+    again = torch.autograd.grad(loss, (hidden, weight))
+    torch.testing.assert_close(first, again)
+
+
 def test_nothing_scored_is_no_error() -> None:
     hidden, weight = torch.randn(0, 5, requires_grad=True), torch.randn(11, 5, requires_grad=True)
     score(hidden, weight, None, torch.zeros(0, dtype=torch.long), Projection()).logp.sum().backward()

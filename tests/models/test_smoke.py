@@ -8,6 +8,7 @@ import pytest
 
 from align.config import Data, Model, Sampling
 from align.data import load
+from align.data.convert import prompt_of
 from align.data.formats import FORMATS
 from align.generate.hf import HFGenerator
 from align.models.heads import load_reward
@@ -96,3 +97,18 @@ def test_a_stage_is_lightened_to_what_the_rows_bear():
     assert (light.optim.lr, light.lora, light.data) == (0.1, heavy.lora, heavy.data)
     small = SFT.model_validate({"policy": "$base", "data": "$a", "epochs": 0.5, "optim": {"batch_size": 1}})
     assert lightened(small) == small
+
+
+def test_a_dataset_that_is_here_lends_its_format(store, tmp_path):
+    (tmp_path / "stories.json").write_text('["Once upon a time."]')
+    (tmp_path / "good.txt").write_text("fine\n")
+    (tmp_path / "bad.txt").write_text("awful\n")
+    two = Data(path="good.txt", options={"rejected": "bad.txt"})
+    entries = [Data(path="stories.json"), two, Data(path="gone.json")]
+    made = [load(stand_in(entry, f"key{n}", tmp_path, store), 0, tmp_path) for n, entry in enumerate(entries)]
+    assert [records[0].kind for records in made] == ["text", "preference", "preference"]
+
+
+def test_prompts_made_of_first_words_stay_apart(store):
+    records = load(stand_in(Data(path="gone.json", prompt_words=3), "key", Path(), store), 0, Path())
+    assert len({prompt_of(record) for record in records}) == ROWS

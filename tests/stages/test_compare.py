@@ -49,7 +49,7 @@ def test_a_comparison_of_two_policies(artifacts, prompts, texts, context):
     assert found["policies"]["tuned"]["judge"]["value"] == pytest.approx(np.mean([s.scores["judge"] for s in replies]))
     assert (ctx.out / "comparison.md").read_text().startswith("# Comparison")
     notes = [e["text"] for e in context.events if e["event"] == "note"]
-    assert notes == found["verdicts"] and len(notes) == 3  # repetition, judge, nll
+    assert not notes and len(found["verdicts"]) == 3  # repetition, judge, nll: said in the report, not while it runs
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])

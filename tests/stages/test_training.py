@@ -207,3 +207,28 @@ def test_fields_that_would_have_no_effect_are_refused(fields, message):
     """Trap 11."""
     with pytest.raises(ValueError, match=message):
         DPO(policy="$base", data="$pairs", **fields)
+
+
+def test_steps_reach_a_tracker(artifacts, context, pairs):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    stage = SFT(policy="$base", data="$pairs", max_length=64, epochs=3, optim=OPTIM)
+    ctx = context({"base": artifacts["base"], "pairs": pairs}, track=["tensorboard"])
+    stage.run(ctx)
+    (file,) = ctx.store.inside.glob("tracking/it-key/events*")
+    read = EventAccumulator(str(file))
+    read.Reload()
+    steps = [e for e in context.events if e["event"] == "step"]
+    assert [round(point.value, 4) for point in read.Scalars("loss")] == [round(step["loss"], 4) for step in steps]
+
+
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+def test_a_narrow_policy_starts_from_itself_too(lora, artifacts, context, pairs, tmp_path):
+    """Trap 1 in bfloat16: weights that train are float32, and the reference is computed as the training computes."""
+    policy, folder = load_policy(artifacts["base"]), tmp_path / "narrow"
+    narrow = policy.contract.model_copy(update={"dtype": "bfloat16"})
+    dataclasses.replace(policy, contract=narrow).save(folder, "narrow")
+    stage = DPO(policy="$base", data="$pairs", lora=lora, max_length=64, epochs=2, beta=1.0, optim=OPTIM)
+    _, steps = made(stage, context, {"base": Artifact("policy", "narrow", folder), "pairs": pairs})
+    assert steps[0]["loss"] == pytest.approx(math.log(2), abs=1e-3)
+    assert steps[1]["loss"] < steps[0]["loss"]

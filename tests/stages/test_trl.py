@@ -11,14 +11,19 @@ import torch
 from safetensors.torch import load_file
 
 from align.config import Lora
-from align.errors import CheckError, DependencyError, Interrupted
-from align.models.policy import load_policy
+from align.errors import CheckError, ContractError, DependencyError, Interrupted
+from align.models.policy import from_scratch, load_policy
 from align.registry import STAGES
 from align.stages.trl import TRL, door, tokenizer
 from align.store import Artifact
 from align.train.watch import complete, newest
+from tests.stages.conftest import SIZES
+from tests.stages.conftest import tokenizer as words
 
 ARGS = {"per_device_train_batch_size": 4, "learning_rate": 1e-2, "max_length": 64, "max_steps": 4}
+SAMPLING = {
+    "per_device_train_batch_size": 4, "num_generations": 4, "max_completion_length": 6, "max_steps": 2, "beta": 0.1,
+}  # fmt: skip
 WORDS = ("cat", "dog", "mat", "log")
 
 
@@ -69,28 +74,40 @@ def test_the_reference_is_the_policy_as_the_stage_finds_it(stage, context, artif
     assert steps(context)[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
 
 
-def test_an_adapter_is_trained_on_the_parent_with_its_own_adapter(stage, context, artifacts, pairs):
-    """The reference is never the bare base: the loss of DPO is ln 2 before the first update here too."""
-    ctx = context({"pairs": pairs})
-    kept = {}
+@pytest.fixture
+def adapted(context, artifacts):
+    """A policy that is an adapter, far from zero, on top of another artifact; both in the store of `context`."""
+    store, kept = context({}).store, {}
     for name, source in (("bottom", artifacts["base"]), ("adapted", None)):
-        policy = load_policy(source or kept["bottom"], store=ctx.store, train=True, lora=None if source else Lora(r=2))
+        policy = load_policy(source or kept["bottom"], store=store, train=True, lora=None if source else Lora(r=2))
         if source is None:
             for parameter in policy.trainable().values():
                 parameter.data += 0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
-        policy.save(ctx.store.workspace(name) / "out", name)
-        kept[name] = ctx.store.commit(name, "policy", {}, {"stage": name})
+        policy.save(store.workspace(name) / "out", name)
+        kept[name] = store.commit(name, "policy", {}, {"stage": name})
+    return kept["adapted"]
+
+
+def test_an_adapter_is_trained_on_the_parent_with_its_own_adapter(stage, context, adapted, pairs):
+    """The reference is never the bare base: the loss of DPO is ln 2 before the first update here too."""
     tuned = stage("DPOTrainer", lora={"r": 2})
-    ctx = context({"base": kept["adapted"], "pairs": pairs})
+    ctx = context({"base": adapted, "pairs": pairs})
     tuned.check(ctx)
     metrics = tuned.run(ctx)
     assert steps(context)[0]["loss"] == pytest.approx(math.log(2), abs=1e-5) and metrics["loss"] < 0.69
     assert (ctx.out / "adapter" / "adapter_model.safetensors").is_file() and not (ctx.out / "model").exists()
-    parent = load_policy(kept["adapted"], store=ctx.store)
+    parent = load_policy(adapted, store=ctx.store)
     made = load_policy(Artifact("policy", "made", ctx.out), store=ctx.store)
     assert len(made.adapters.names) == 1 and made.beneath == {"artifact": "adapted", "merge": True}
     with made.adapters.active([]):
         assert made.measure([5, 6, 7, 8]) == pytest.approx(parent.measure([5, 6, 7, 8]), abs=1e-4)
+
+
+def test_a_reference_that_trl_loads_by_name_becomes_the_parent(stage, context, adapted, pairs):
+    """GRPO's KL to its reference is 0 before the first update, though the name is that of the bare base."""
+    ctx = context({"base": adapted, "pairs": pairs})
+    stage("GRPOTrainer", {**SAMPLING, "max_steps": 1}, rewards=[{"rule": "length", "better": "higher"}]).run(ctx)
+    assert steps(context)[0]["kl"] == pytest.approx(0, abs=1e-5)
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights(stage, context, artifacts, pairs):
@@ -117,9 +134,8 @@ def test_a_stopped_run_goes_on_to_the_same_weights(stage, context, artifacts, pa
 
 
 def test_rewards_of_align_score_the_replies_that_trl_samples(stage, context, artifacts, pairs):
-    args = {"per_device_train_batch_size": 4, "num_generations": 4, "max_completion_length": 6, "max_steps": 2}
     ctx = context({"base": artifacts["base"], "pairs": pairs})
-    grpo = stage("GRPOTrainer", {**args, "beta": 0.1}, rewards=[{"rule": "length", "better": "higher"}])
+    grpo = stage("GRPOTrainer", SAMPLING, rewards=[{"rule": "length", "better": "higher"}])
     assert grpo.check(ctx)["rows"] == 8
     metrics = grpo.run(ctx)
     assert 0 < metrics["rewards/length/mean"] <= 6
@@ -168,6 +184,16 @@ def test_rows_that_trl_would_misread_are_refused(row, trainer, says, stage, cont
     found |= {"reply": turn} if found["kind"] == "rated" else {"chosen": turn, "rejected": worse}
     with pytest.raises(CheckError, match=says):
         stage(trainer).check(context({"base": artifacts["base"], "pairs": rows("odd", found)}))
+
+
+def test_replies_without_their_end_are_refused(stage, context, pairs, tmp_path, monkeypatch):
+    """The template `raw` writes no end, so the bridge adds it; were it lost, the policy would never learn to stop."""
+    from_scratch(SIZES, words(), template="raw").save(tmp_path / "raw", "raw")
+    ctx = context({"base": Artifact("policy", "raw", tmp_path / "raw"), "pairs": pairs})
+    assert stage("KTOTrainer", {**ARGS, "max_steps": 1}).run(ctx)["steps"] == 1
+    monkeypatch.setattr("align.stages.trl.ENDING", "")
+    with pytest.raises(ContractError, match="completion_ids lack the stop id in 16 of 16 rows"):
+        stage("KTOTrainer").run(ctx)
 
 
 @pytest.mark.parametrize("template", ["plain", "raw"])

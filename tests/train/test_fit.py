@@ -150,6 +150,9 @@ def test_a_half_written_checkpoint_does_not_count(tmp_path):
     fresh = learner(model(seed=5))
     assert checkpoints.load(tmp_path, fresh) == {"at": 1}
     assert fresh.step == 1
+    fresh.update(next_token, trees(8, 1))
+    checkpoints.save(tmp_path, fresh, {"at": 2}, keep=3)  # in place of the broken one
+    assert [path.name[-1] for path in checkpoints.complete(tmp_path)] == ["1", "2"]
 
 
 def test_checkpoints_are_retained_as_told(tmp_path):

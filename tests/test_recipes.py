@@ -1,0 +1,98 @@
+"""Every bundled recipe is right, and planned in a moment without torch; those with hub names run with `--smoke`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from align.machine import Machine
+from align.recipe import load
+from align.recipe.lookup import names
+from align.registry import bundled
+from align.runner import run
+from align.store import Store
+
+ROOT = Path(__file__).parents[1]
+PLANNED = """
+import json, sys, time
+from pathlib import Path
+from align.plan import plan
+from align.recipe import load
+from align.store import Store
+
+made = {}
+for name in sys.argv[1:]:
+    start = time.process_time()
+    recipe = load(name)
+    steps = plan(recipe, Store(Path("runs"))).steps
+    made[name] = [len(steps), time.process_time() - start, [str(warning) for warning in recipe.warnings]]
+print(json.dumps([made, sorted({"torch", "transformers", "datasets"} & set(sys.modules))]))
+"""
+
+
+@pytest.fixture(autouse=True)
+def anywhere(tmp_path, monkeypatch):
+    """A folder without recipes of its own, and no network."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def local(name: str) -> bool:
+    """Whether a recipe reads files that lie beside the checkout, described in the README."""
+    return "ALIGN_DATA" in (bundled("recipes") / name / f"{name}.yaml").read_text()
+
+
+def test_every_recipe_is_planned_within_a_second_without_torch():
+    there = (Path(os.environ.get("ALIGN_DATA", ROOT.parent / "shared")) / "data").is_dir()
+    known = [name for name in names() if there or not local(name)]
+    assert {"smollm2", "qwen", "llama"} <= set(known)
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", PLANNED, *known], capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, done.stderr
+    planned, heavy = json.loads(done.stdout)
+    assert heavy == []
+    for name, (steps, seconds, warnings) in planned.items():
+        assert steps == len(load(name).stages)
+        assert seconds < 1, name
+        assert warnings == [], name
+
+
+LONG = ("smollm2", "llama", "quickstart", "stories", "hh")
+
+
+@pytest.mark.parametrize("name", ["qwen", *(pytest.param(name, marks=pytest.mark.slow) for name in LONG)])
+def test_a_recipe_runs_from_end_to_end_with_stand_ins(name, tmp_path, request):
+    if local(name):
+        request.getfixturevalue("shared")
+    recipe, store = load(name, smoke=True), Store(tmp_path / "runs")
+    outcome = run(recipe, store, Machine(store=store.root, device="cpu", threads=1))
+    assert not outcome.errors
+    assert set(outcome.states.values()) == {"finished"} and outcome.states.keys() == recipe.stages.keys()
+    reports = [made for made in outcome.artifacts.values() if made.kind == "report"]
+    assert (reports[0].path / "comparison.md").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_quickstart_aligns_its_toy_world(seed, tmp_path):
+    """What the README promises: sft is better than base, dpo better than sft, and the reward model than a ruler."""
+    recipe, store = load("quickstart", [f"seed={seed}"]), Store(tmp_path / "runs")
+    outcome = run(recipe, store, Machine(store=store.root, device="cpu", threads=1))
+    assert not outcome.errors
+    found = json.loads((outcome.artifacts["result"].path / "comparison.json").read_text())
+    value = {name: {metric: v["value"] for metric, v in of.items()} for name, of in found["policies"].items()}
+    gain = {(p["metric"], p["policy"], p["baseline"]): (p["low"], p["high"]) for p in found["pairs"]}
+    assert value["base"]["toy_harmful_compliance"] > 0.4
+    assert gain["toy_harmful_compliance", "sft", "base"][1] < 0
+    assert gain["toy_correct", "sft", "base"][0] > 0
+    assert gain["toy_polite", "sft", "base"][0] > 0
+    assert gain["toy_truth", "dpo", "sft"][0] > 0
+    assert value["dpo"]["toy_harmful_compliance"] < 0.1
+    assert value["dpo"]["toy_over_refusal"] < 0.15
+    reward = outcome.artifacts["reward"].metrics
+    assert reward["test_accuracy_low"] > reward["length_accuracy"] and reward["length_p"] < 0.001
