@@ -45,12 +45,16 @@ class Beside(Policy):
         yield self.other
 
 
-@pytest.fixture
-def policy(byte_tokenizer) -> Beside:
-    made, other = (from_scratch(SIZES, byte_tokenizer, template="raw", seed=seed) for seed in (0, 1))
+def policies(tokenizer) -> Beside:
+    made, other = (from_scratch(SIZES, tokenizer, template="raw", seed=seed) for seed in (0, 1))
     beside = Beside(made.model, made.tokenizer, made.contract, made.adapters)
     beside.other = other.model
     return beside
+
+
+@pytest.fixture
+def policy(byte_tokenizer) -> Beside:
+    return policies(byte_tokenizer)
 
 
 def player(policy, rewards=(WHOLE,), temperature=1.0, head=None, penalty=0.0) -> Player:
