@@ -204,7 +204,7 @@ class Loop:
         if self.held_out:
             ids = [prompt.id for prompt in self.held_out]
             account = readings.compared(ids, self.state["before"], self._examine(), ctx.seed_of("bootstrap"))
-            result |= _summary(account)
+            result |= _summary(account) | {"hacked": float(self._hacked(account))}
             gain = account["reward"]["difference"]
             ctx.note(
                 f"held-out reward {account['reward']['before']['value']:.3g} -> "
@@ -219,6 +219,18 @@ class Loop:
                 (ctx.out / "held_out.json").write_text(json.dumps(account, indent=1) + "\n")
             self.player.policy.save(ctx.out, ctx.stage)
         return result | {"steps": float(self.stage.steps)}
+
+    def _hacked(self, account: dict[str, Any]) -> bool:
+        """Whether the reward rose while one that is only watched got worse, each beyond its interval; says which."""
+        worse = []
+        for watched in (part.reward for part in self.player.rewards if not part.weight):
+            found = account[f"reward_{watched.name}"]["difference"]
+            if found["low"] > 0 if watched.better == "lower" else found["high"] < 0:
+                worse.append(f"{watched.name!r} by {found['difference']:+.3g} [{found['low']:.3g}, {found['high']:.3g}]")
+        hacked = bool(worse) and account["reward"]["difference"]["low"] > 0
+        if hacked:
+            self.ctx.note(f"the reward rose, but what is only watched got worse: {', '.join(worse)}", "warning")
+        return hacked
 
     @property
     def _folder(self):

@@ -102,10 +102,11 @@ RewardSum = Annotated[
 """`$reward`, a name or a block, or a list of those and of `{from: ..., weight: ..., clip: ...}`, which is summed."""
 
 
-def parts(reward: Any) -> list[RewardPart]:
-    """The parts of a sum of rewards."""
+def parts(reward: Any, watch: tuple[Any, ...] = ()) -> list[RewardPart]:
+    """The parts of a sum of rewards; those that are only watched weigh nothing."""
     several = reward if isinstance(reward, tuple) else (reward,)
-    return [part if isinstance(part, RewardPart) else RewardPart.model_construct(source=part) for part in several]
+    summed = [part if isinstance(part, RewardPart) else RewardPart.model_construct(source=part) for part in several]
+    return summed + [RewardPart.model_construct(source=part, weight=0.0) for part in watch]
 
 
 class Online(Stage, ABC):
@@ -121,6 +122,9 @@ class Online(Stage, ABC):
     """The model to tune; as this stage finds it, also the reference."""
     reward: RewardSum
     """What to raise: a `$reward`, a name or a block, or a list of them, each perhaps with a weight."""
+    watch: tuple[RewardField, ...] = ()
+    """Rewards that are shown and not trained on. If one falls on held-out prompts while the reward rises, the reward
+    was hacked, and a warning says so."""
     prompts: DataField
     """What is answered; records of any kind but raw text have prompts."""
     held_out: HeldOut | None = None
@@ -163,6 +167,8 @@ class Online(Stage, ABC):
             raise ValueError("sampling: top_p and top_k draw from another distribution than the one that is trained")
         if not self.sampling.temperature:
             raise ValueError("sampling: temperature 0 tries nothing out; it must be above 0")
+        if self.watch and self.held_out is None:
+            raise ValueError("watch tells on held-out prompts whether the reward was hacked; give held_out")
         if self.lora and self.lora.dropout:
             raise ValueError(f"lora.dropout must be 0 in {self.name}: scores with dropout cannot be compared")
         return self

@@ -35,11 +35,12 @@ def preflight(ctx: Context, stage: Online, critic: Value | None) -> dict[str, An
     seen = preview(ctx.forerunner(stage.policy), ctx.base, ctx.store)  # type: ignore[arg-type]
     if seen.contract.dtype == "float16":
         raise CheckError("policy: float16 is too narrow to compare the log-probs of two policies; load it in bfloat16")
-    for part in parts(stage.reward):
-        check_reward(ctx, stage, part)
+    for part in parts(stage.reward, stage.watch):
+        if part.weight:
+            check_reward(ctx, stage, part)
         if not isinstance(part.source, Reference) and part.source.model is None:
             weighed(ctx, part)
-    names([part.source for part in parts(stage.reward)])
+    names([part.source for part in parts(stage.reward, stage.watch)])
     prompts = asked(ctx, stage, stage.prompts, seen.chat, seen.model.config)
     if len(prompts) < stage.prompts_per_step:
         raise CheckError(
@@ -145,7 +146,7 @@ def setting(ctx: Context, stage: Online, critic: Value | None) -> tuple[Player, 
     accelerate = accelerator(ctx.machine, policy.contract.dtype, ctx.work)
     player = Player(
         policy, module, HFGenerator(policy, ctx.machine.sample_batch),
-        [weighed(ctx, part) for part in parts(stage.reward)], stage.sampling, stage.missing_eos_penalty, accelerate,
+        [weighed(ctx, part) for part in parts(stage.reward, stage.watch)], stage.sampling, stage.missing_eos_penalty, accelerate,
         layout, token_budget(ctx.machine, accelerate.device),
     )  # fmt: skip
     return player, prompts, held_out

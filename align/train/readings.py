@@ -49,14 +49,12 @@ def examined(turns: Sequence[Turn]) -> Examined:
     """Held-out prompts: the reward, its parts, KL in nats per token, length, and how many stopped."""
     lengths = _lengths(turns).sum(1)
     kl = [float((tokens([t.tree], "logp") - tokens([t.tree], "reference")).sum()) for t in turns]
-    columns = {"reward": [np.mean(turn.scores) for turn in turns]}
+    columns: dict[str, list[Any]] = {"reward": [turn.scores for turn in turns]}
     for name in turns[0].parts if len(turns[0].parts) > 1 else ():
-        columns[f"reward_{name}"] = [np.nanmean(turn.parts[name]) for turn in turns]
-    columns["tokens"] = [np.mean([len(c.ids) for c in turn.completions]) for turn in turns]
-    columns["stop"] = [np.mean([c.finish == "stop" for c in turn.completions]) for turn in turns]
-    ones = [1.0] * len(turns)
-    made = {name: {"total": [float(v) for v in values], "count": ones} for name, values in columns.items()}
-    return made | {"kl": {"total": kl, "count": lengths.tolist()}}
+        columns[f"reward_{name}"] = [turn.parts[name] for turn in turns]
+    columns["tokens"] = [[len(c.ids) for c in turn.completions] for turn in turns]
+    columns["stop"] = [[c.finish == "stop" for c in turn.completions] for turn in turns]
+    return {name: _means(rows) for name, rows in columns.items()} | {"kl": {"total": kl, "count": lengths.tolist()}}
 
 
 def compared(ids: Sequence[str], before: Examined, after: Examined, seed: int) -> dict[str, Any]:
@@ -69,6 +67,12 @@ def compared(ids: Sequence[str], before: Examined, after: Examined, seed: int) -
             "before": vars(interval(old, seed)), "after": vars(interval(new, seed)), "difference": vars(found)
         }  # fmt: skip
     return made
+
+
+def _means(rows: Sequence[Sequence[float]]) -> dict[str, list[float]]:
+    """The mean of each row, as total and count; a row of NaN alone counts nothing."""
+    kept = [[value for value in row if not np.isnan(value)] for row in rows]
+    return {"total": [float(np.mean(row)) if row else 0.0 for row in kept], "count": [float(bool(row)) for row in kept]}
 
 
 def _lengths(turns: Sequence[Turn]) -> np.ndarray:

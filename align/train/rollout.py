@@ -29,7 +29,7 @@ DRIFT = {"float32": 1e-3, "bfloat16": 0.1}
 
 @dataclass(frozen=True)
 class Weighed:
-    """One reward of a sum."""
+    """One reward of a sum; one of weight 0 is only watched."""
 
     reward: Reward
     weight: float = 1.0
@@ -121,7 +121,8 @@ class Player:
         """(P, n) scores by each reward, which reads text, with a tokenizer of its own if it has one."""
         asked, texts = [prompts[c.prompt] for c in made], [c.text for c in made]
         parts = {w.reward.name: np.array(w.reward(asked, texts), float).reshape(-1, n) for w in self.rewards}
-        silent = np.all([np.isnan(scores) for scores in parts.values()], axis=0)
+        summed = [scores for w, scores in zip(self.rewards, parts.values(), strict=True) if w.weight]
+        silent = np.all([np.isnan(scores) for scores in summed], axis=0)
         if silent.any():
             first = prompts[int(np.argwhere(silent)[0][0])]
             raise CheckError(f"no reward says anything about prompt {first.id}: {first.prompt[-1].content[:60]!r}")

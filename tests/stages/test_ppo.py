@@ -26,6 +26,12 @@ def happy(prompt, reply: str) -> float:
     words = reply.split()
     return sum(word in ("happy", "good") for word in words) / max(len(words), 1)
 
+@reward("sober")
+def sober(prompt, reply: str) -> float:
+    """The share of words that are neither; nothing to say of an empty reply."""
+    words = reply.split()
+    return sum(word not in ("happy", "good") for word in words) / len(words) if words else float("nan")
+
 @reward("short", better="lower")
 def short(prompt, reply: str) -> float:
     """Words."""
@@ -226,9 +232,22 @@ def test_a_sum_of_rewards_shows_each_part(inputs, context):
     assert step["reward"] == pytest.approx(expected)
 
 
+def test_a_hacked_reward_is_found_out(inputs, context):
+    """What is only watched is the share of sober words, which falls as that of happy ones rises."""
+    made = STAGE | {"steps": 12, "optim": OPTIM | {"lr": 1e-2}, "epochs": 4}
+    stage = PPO(**made, watch=["sober"], held_out={"prompts": "$prompts"})
+    stage.check(context(inputs))
+    metrics = stage.run(context(inputs))
+    first, *_, last = steps_of(context)
+    assert first["reward"] == first["reward_happy"] and last["reward_sober"] < first["reward_sober"]
+    assert metrics["hacked"] == 1
+    assert "what is only watched got worse: 'sober' by -" in notes_of(context)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"watch": ["repetition"]}, "watch tells on held-out prompts whether the reward was hacked; give held_out"),
         ({"sampling": {"top_p": 0.9}}, "top_p and top_k draw from another distribution"),
         ({"sampling": {"top_k": 5}}, "top_p and top_k draw from another distribution"),
         ({"sampling": {"temperature": 0}}, "temperature 0 tries nothing out"),
