@@ -104,7 +104,7 @@ class Loop:
         self._keep_samples(turns)
         every = self.stage.held_out.every if self.stage.held_out else None
         if every and self.step % every == 0 and self.step < self.stage.steps:
-            metrics = metrics | {f"held_out_{k}": sum(v["total"]) / sum(v["count"]) for k, v in self._examine().items()}
+            metrics = metrics | {f"held_out_{name}": value for name, value in readings.values(self._examine()).items()}
         self.ctx.emit("step", step=self.step, steps=self.stage.steps, **metrics, **speed)
         self.learner.track(metrics)
 
@@ -226,7 +226,9 @@ class Loop:
         for watched in (part.reward for part in self.player.rewards if not part.weight):
             found = account[f"reward_{watched.name}"]["difference"]
             if found["low"] > 0 if watched.better == "lower" else found["high"] < 0:
-                worse.append(f"{watched.name!r} by {found['difference']:+.3g} [{found['low']:.3g}, {found['high']:.3g}]")
+                worse.append(
+                    f"{watched.name!r} by {found['difference']:+.3g} [{found['low']:.3g}, {found['high']:.3g}]"
+                )
         hacked = bool(worse) and account["reward"]["difference"]["low"] > 0
         if hacked:
             self.ctx.note(f"the reward rose, but what is only watched got worse: {', '.join(worse)}", "warning")

@@ -145,10 +145,16 @@ def setting(ctx: Context, stage: Online, critic: Value | None) -> tuple[Player, 
         ctx.note(reason)
     accelerate = accelerator(ctx.machine, policy.contract.dtype, ctx.work)
     player = Player(
-        policy, module, HFGenerator(policy, ctx.machine.sample_batch),
-        [weighed(ctx, part) for part in parts(stage.reward, stage.watch)], stage.sampling, stage.missing_eos_penalty, accelerate,
-        layout, token_budget(ctx.machine, accelerate.device),
-    )  # fmt: skip
+        policy,
+        module,
+        HFGenerator(policy, ctx.machine.sample_batch),
+        [weighed(ctx, part) for part in parts(stage.reward, stage.watch)],
+        stage.sampling,
+        stage.missing_eos_penalty,
+        accelerate,
+        layout,
+        token_budget(ctx.machine, accelerate.device),
+    )
     return player, prompts, held_out
 
 

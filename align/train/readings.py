@@ -57,16 +57,25 @@ def examined(turns: Sequence[Turn]) -> Examined:
     return {name: _means(rows) for name, rows in columns.items()} | {"kl": {"total": kl, "count": lengths.tolist()}}
 
 
+def values(found: Examined) -> dict[str, float]:
+    """Each measure's value."""
+    return {name: _measure(found[name]).value for name in found}
+
+
 def compared(ids: Sequence[str], before: Examined, after: Examined, seed: int) -> dict[str, Any]:
     """Of each measure its value before and after, and the paired difference, with 95 % intervals."""
     made = {}
     for name in before:
-        old, new = (Measure(tuple(ids), *map(np.array, part[name].values())) for part in (before, after))
+        old, new = (_measure(part[name], ids) for part in (before, after))
         found = difference(new, old, seed)
         made[name] = {
             "before": vars(interval(old, seed)), "after": vars(interval(new, seed)), "difference": vars(found)
         }  # fmt: skip
     return made
+
+
+def _measure(found: dict[str, list[float]], ids: Sequence[str] = ()) -> Measure:
+    return Measure(tuple(ids), np.array(found["total"]), np.array(found["count"]))
 
 
 def _means(rows: Sequence[Sequence[float]]) -> dict[str, list[float]]:
