@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from align.errors import RecipeError, suggestion
 from align.recipe import Key, Recipe
+from align.recipe.keys import blocks
+from align.registry import file_of
+from align.rewards.base import REWARDS, RewardSpec
 from align.stage import Kind, Stage
 from align.store import Artifact, Store
 
@@ -33,7 +34,7 @@ class Step:
     warning: str = ""
     artifact: Artifact | None = None
     fresh: bool = False
-    """Whether the artifact of this key and what a killed run left of it are to be forgotten first."""
+    """Whether it is made from the start, though its artifact or what a killed run left of it is there."""
 
 
 @dataclass(frozen=True)
@@ -56,22 +57,26 @@ def plan(
     """What `run` with the same arguments would do.
 
     `until` asks for one stage and all that it needs, `only` for one stage from inputs that are there; `fresh` stages
-    run although their artifact is there.
+    run although their artifact is there, and so do those that were made from it.
     """
     fresh = tuple(fresh)
     chosen = list(_chosen(recipe, until, only, fresh))
     keys, last = recipe.keys(store.hash_of), store.last(recipe.name)
-    steps: dict[str, Step] = {}
+    afresh = _afresh(recipe, keys, store, chosen, fresh)
+    steps: list[Step] = []
     for name in chosen:
         missing = [i for i in _inputs(recipe, name) if i not in chosen and store.find(keys[i].value) is None]
-        steps[name] = _step(recipe.stages[name], name, keys[name], store, last.get(name), name in fresh, missing)
-    return Plan(recipe, keys, tuple(steps.values()))
+        left = [n for n in _outdated(recipe, keys, store, chosen, name) if name in afresh]
+        stage, before = recipe.stages[name], last.get(name)
+        steps.append(_step(stage, name, keys[name], store, before, afresh.get(name), missing, left))
+    return Plan(recipe, keys, tuple(steps))
 
 
-def code_of(stage: type[Stage]) -> str:
-    """Hash of the file that defines a stage; empty where there is no file."""
-    file = getattr(sys.modules.get(stage.__module__), "__file__", None)
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file and Path(file).is_file() else ""
+def code_of(stage: Stage) -> str:
+    """Hash of the files that define a stage and the rules that it scores by; empty where there are none."""
+    rules = [REWARDS[b.rule].function for b in blocks(stage) if isinstance(b, RewardSpec) and b.rule in REWARDS.names()]
+    files = dict.fromkeys(file for thing in (type(stage), *rules) if (file := file_of(thing)))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16] if files else ""
 
 
 def _chosen(recipe: Recipe, until: str | None, only: str | None, fresh: tuple[str, ...]) -> Iterable[str]:
@@ -88,6 +93,45 @@ def _chosen(recipe: Recipe, until: str | None, only: str | None, fresh: tuple[st
     return chosen
 
 
+class _Afresh(NamedTuple):
+    """Why a stage is made although its artifact is there, and whether from the start."""
+
+    why: str
+    restart: bool = True
+
+
+def _afresh(
+    recipe: Recipe, keys: Mapping[str, Key], store: Store, chosen: Iterable[str], fresh: tuple[str, ...]
+) -> dict[str, _Afresh]:
+    """The stages to make afresh: those asked for, those that a stopped run was asked for, and all made from these."""
+    asked, made = {keys[name].value for name in fresh}, dict[str, _Afresh]()
+    by_key: dict[str, str] = {}
+    for name in chosen:
+        key = keys[name].value
+        parents = [i for i in _inputs(recipe, name) if keys[i].value in by_key]
+        if key in by_key:
+            made[name] = _Afresh(f"is the same as {by_key[key]!r}, which is made afresh", restart=False)
+        elif key in asked:
+            made[name] = _Afresh("asked for afresh")
+        elif parents:
+            made[name] = _Afresh(f"its input {parents[0]!r} is made afresh")
+        elif store.superseded(key):
+            made[name] = _Afresh("was to be made afresh and is not finished; goes on", restart=False)
+        else:
+            continue
+        by_key.setdefault(key, name)
+    return made
+
+
+def _outdated(
+    recipe: Recipe, keys: Mapping[str, Key], store: Store, chosen: Iterable[str], stage: str
+) -> Iterator[str]:
+    """The stages that are not chosen and whose artifact was made from a stage's."""
+    for name in recipe.stages:
+        if name not in chosen and stage in _upstream(recipe, name) and store.find(keys[name].value):
+            yield name
+
+
 def _upstream(recipe: Recipe, stage: str) -> list[str]:
     """A stage and all that it needs, in the recipe's order."""
     wanted = {stage}
@@ -98,13 +142,17 @@ def _upstream(recipe: Recipe, stage: str) -> list[str]:
 
 
 def _step(
-    stage: Stage, name: str, key: Key, store: Store, last: dict[str, Any] | None, fresh: bool, missing: list[str]
-) -> Step:
-    found = None if fresh else store.find(key.value)
+    stage: Stage, name: str, key: Key, store: Store, last: dict[str, Any] | None, afresh: _Afresh | None,
+    missing: list[str], left: list[str],
+) -> Step:  # fmt: skip
+    found = None if afresh else store.find(key.value)
     changed = tuple(_differences(last["parts"], key.parts)) if last and last["key"] != key.value else ()
     warning = ""
-    if found and found.manifest.get("code") != code_of(type(stage)):
+    if found and found.manifest.get("code") != code_of(stage):
         warning = f"its code changed under the same version {stage.version}: raise `version`, or use --fresh {name}"
+    if left:
+        names = ", ".join(map(repr, left))
+        warning = f"it is made afresh, but not what was made from it: {names}. Use --fresh {left[0]} afterwards"
     if found:
         state, why = "cached", f"made {found.manifest['finished']}"
     elif key.provisional:
@@ -112,14 +160,13 @@ def _step(
     elif missing:
         state, why = "blocked", f"needs {', '.join(map(repr, missing))}, which is yet to be made"
     else:
-        state, why = "run", _why(store, key, last, fresh, changed)
-    return Step(name, stage.name, stage.makes, key.value, state, why, changed, warning, found, fresh)
+        state, why = "run", afresh.why if afresh else _why(store, key, last, changed)
+    restart = afresh is not None and afresh.restart
+    return Step(name, stage.name, stage.makes, key.value, state, why, changed, warning, found, restart)
 
 
-def _why(store: Store, key: Key, last: dict[str, Any] | None, fresh: bool, changed: tuple[str, ...]) -> str:
-    if fresh:
-        return "asked for afresh"
-    if store.work(key.value).exists():
+def _why(store: Store, key: Key, last: dict[str, Any] | None, changed: tuple[str, ...]) -> str:
+    if (store.work(key.value) / "events.jsonl").exists():  # a check may leave a log there, but no events
         return "was begun and not finished; goes on"
     if changed:
         return "changed: " + ", ".join(changed)

@@ -149,6 +149,10 @@ class Preference(Record):
     unfinished: tuple[str, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.label <= 1:
+            raise DataError(f"label is {self.label}; it is the probability that the chosen reply is better, 0-1")
+
 
 @dataclass(frozen=True, slots=True)
 class Rated(Record):

@@ -123,6 +123,12 @@ def load_plugin(file: Path) -> ModuleType:
     return module
 
 
+def file_of(thing: object) -> Path | None:
+    """The file that defines a class or function."""
+    file = getattr(sys.modules.get(thing.__module__), "__file__", None)
+    return Path(file) if file and Path(file).is_file() else None
+
+
 def _stages_of(module: ModuleType) -> Iterator[type[Stage]]:
     for thing in vars(module).values():
         own = isinstance(thing, type) and issubclass(thing, Stage) and thing.__module__ == module.__name__

@@ -29,10 +29,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
-from align.errors import CheckError, Problem, RecipeError
+from align.errors import Problem, RecipeError
 from align.launch import Workers
 from align.machine import Machine
 from align.plan import Plan, Step, code_of, plan
@@ -67,13 +68,13 @@ class Outcome:
 
 def check(
     recipe: Recipe, store: Store, machine: Machine, *, until: str | None = None, only: str | None = None,
-    emit: Emit = lambda event: None,
+    fresh: Iterable[str] = (), emit: Emit = lambda event: None,
 ) -> Outcome:  # fmt: skip
     """Checks every stage that `run` would run, and that what they will write fits on the disk; computes nothing.
 
-    Raises CheckError where it doesn't fit; what else is wrong is in the outcome.
+    What is wrong is in the outcome.
     """
-    with _Run(plan(recipe, store, until=until, only=only), store, machine, emit) as running:
+    with _Run(plan(recipe, store, until=until, only=only, fresh=fresh), store, machine, emit) as running:
         running.check()
     return running.outcome
 
@@ -84,8 +85,9 @@ def run(
 ) -> Outcome:  # fmt: skip
     """Makes the artifacts of a recipe's stages, or of those asked for, as `plan` says.
 
-    `fresh` stages forget their artifact and what a killed run left of them. Raises RecipeError where a stage cannot
-    run at all and CheckError where the results don't fit on the disk; other failures are in the outcome.
+    `fresh` stages, and those made from them, forget what a killed run left of them; their artifacts stay until new
+    ones take their place, and a run that is stopped meanwhile goes on without `fresh`. Raises RecipeError where a
+    stage cannot run at all; other failures are in the outcome.
     """
     with _Run(plan(recipe, store, until=until, only=only, fresh=fresh), store, machine, emit) as running:
         running.begin()
@@ -134,7 +136,7 @@ class _Run:
                 self._made(step.stage, "cached", step.artifact)
                 self._emit("stage_cached", stage=step.stage, **_facts(step.artifact))
         parts = {s.stage: {"key": s.key, "parts": self.plan.keys[s.stage].parts} for s in steps}
-        self.store.remember(recipe.name, self.store.last(recipe.name) | parts)
+        self.store.remember(recipe.name, parts)
 
     def check(self) -> bool:
         """Checks all stages that will run, in one worker; whether all is well."""
@@ -147,13 +149,16 @@ class _Run:
                 self.outcome.figures[step.stage] = result["figures"]
                 if result["pending"]:
                     self._pending.add(step.stage)
+        self._check_disk()
         for step in self.plan.to_run:
             if self.outcome.errors and step.stage not in self.outcome.errors:
                 self._skip(step.stage, "a check failed, so nothing was computed")
-        self._check_disk()
         return not self.outcome.errors and not self.outcome.signal
 
     def run(self) -> None:
+        for step in self.plan.to_run:
+            if step.fresh:
+                self.store.supersede(step.key)  # now, for the next run may be another: this one may be stopped before
         for step in self.plan.to_run:
             bad = [n for n in self.plan.recipe.inputs(step.stage).values() if self._is_lost(n)]
             if bad:
@@ -164,7 +169,8 @@ class _Run:
     def finish(self) -> None:
         code, failed = self.outcome.exit_code, list(self.outcome.errors)
         if self.outcome.signal:
-            self._emit("note", level="info", text="stopped; the same command goes on from here")
+            without = " without --fresh" if any(step.fresh for step in self.plan.steps) else ""
+            self._emit("note", level="info", text=f"stopped; the same command{without} goes on from here")
         skipped = [name for name, state in self.outcome.states.items() if state == "skipped"]
         seconds = round(time.time() - self._started, 2)
         self._emit("run_finished", exit_code=code, failed=failed, skipped=skipped, seconds=seconds)
@@ -178,6 +184,8 @@ class _Run:
                 if not workers.alive and self.outcome.signal:
                     result = {"event": "interrupted", "stage": step.stage, "time": time.time()}
                 self._record(step.stage, result)
+        if what == "run" and result["event"] == "stage_failed" and not together:
+            self._workers.pop().close()  # an error on a GPU, or a lack of memory, may outlive its stage
         return result
 
     def _record(self, stage: str, event: dict[str, Any]) -> None:
@@ -207,14 +215,18 @@ class _Run:
         return self.outcome.states.get(name) in ("failed", "skipped")
 
     def _check_disk(self) -> None:
-        root, needed = self.store.root, sum(f.get("bytes", 0) for f in self.outcome.figures.values())
+        """Fails the first stage whose files no longer fit beside those of the stages before it."""
+        root, needed = self.store.root, list(accumulate(f.get("bytes", 0) for f in self.outcome.figures.values()))
         root.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(root).free
-        if needed > free:
-            raise CheckError(
-                f"the stages will write about {needed / 1e9:.1f} GB, but {root} has {free / 1e9:.1f} GB free."
-                " Free some with `align gc`, keep fewer checkpoints, or choose another disk with --store"
-            )
+        for stage, so_far in zip(self.outcome.figures, needed, strict=True):
+            if so_far > free:
+                error = (
+                    f"the stages will write about {needed[-1] / 1e9:.1f} GB, but {root} has {free / 1e9:.1f} GB free."
+                    " Free some with `align gc`, keep fewer checkpoints, or choose another disk with --store"
+                )
+                failed = {"event": "stage_failed", "stage": stage, "time": time.time(), "error": error, "log": None}
+                return self._record(stage, failed)
 
     def _job(self, step: Step, what: Literal["check", "run"]) -> Job:
         recipe, stage = self.plan.recipe, self.plan.recipe.stages[step.stage]
@@ -223,7 +235,7 @@ class _Run:
             fields=stage.model_dump(mode="json", by_alias=True),
             inputs={name: self._input(name) for name in recipe.inputs(step.stage).values()},
             plugins=recipe.plugins, base=recipe.base, store=self.store.root.absolute(), machine=self.machine,
-            code=code_of(type(stage)), commit=self._commit, unchecked=step.stage in self._pending, fresh=step.fresh,
+            code=code_of(stage), commit=self._commit, unchecked=step.stage in self._pending, fresh=step.fresh,
             smoke=recipe.smoke,
         )  # fmt: skip
 
@@ -242,12 +254,14 @@ class _Run:
             self._workers.pop().close()
         if not self._workers:
             self._workers.append(Workers(self.machine, tick=self._tick))
+            self._pass_on(self._workers[-1])
         return self._workers[-1]
 
     @contextlib.contextmanager
     def _ranks(self) -> Iterator[Workers]:
         with Workers(self.machine, self.machine.processes, self._tick) as workers:
             self._workers.insert(0, workers)
+            self._pass_on(workers)
             try:
                 yield workers
             finally:
@@ -257,6 +271,11 @@ class _Run:
         for workers in self._workers:
             workers.signal(signal.SIGKILL if self.outcome.signal else number)
         self.outcome.signal = self.outcome.signal or number
+
+    def _pass_on(self, workers: Workers) -> None:
+        """Sends the signal that came while these were being started."""
+        if self.outcome.signal:
+            workers.signal(self.outcome.signal)
 
     def _tick(self) -> None:
         if self.outcome.signal and not self._told:

@@ -33,6 +33,8 @@ from align.errors import StoreError, suggestion
 from align.stage import Kind
 
 MANIFEST = "manifest.json"
+SUPERSEDES = "supersedes.json"
+"""In a work folder: the hash of the manifest whose artifact is to be made again."""
 POLL_SECONDS = 0.2
 RACY_NS = 2_000_000_000
 """A file younger than this when it was read may change again without a new time stamp; its hash isn't remembered."""
@@ -184,20 +186,38 @@ class Store:
             raise StoreError(f"{out}: a stage must not write {MANIFEST}; it is the store's")
         files = {str(path.relative_to(out)): _settle(path) for path in files_below(out)}
         sync_folders(out)
+        if self.superseded(key):
+            manifest = manifest | {"supersedes": json.loads((self.work(key) / SUPERSEDES).read_text())}
         write_json(out / MANIFEST, manifest | {"kind": kind, "key": key, "metrics": metrics, "files": files})
         return self._publish(key)
 
     def recover(self, key: str) -> Artifact | None:
-        """The artifact of a key, put in place if a kill came between its manifest and its rename."""
-        if found := self.find(key):
+        """The artifact of a key, put in place if a kill came between its manifest and its rename.
+
+        None for one that is superseded, unless its successor is complete.
+        """
+        if (found := self.find(key)) and not self.superseded(key):
             return found
         left = Artifact.at(self.work(key) / "out")
         complete = left is not None and left.key == key and "files" in left.manifest and not left.damage()
         return self._publish(key) if complete else None
 
+    def supersede(self, key: str) -> None:
+        """Has the artifact of a key made again: it stays until another takes its place, whatever is killed."""
+        manifest = self.inside / "artifacts" / key / MANIFEST
+        if manifest.exists():
+            mark = self.work(key) / SUPERSEDES
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            write_json(mark, sha256_of_file(manifest))
+
+    def superseded(self, key: str) -> bool:
+        """Whether the artifact of a key is to be made again; it no longer is once another has taken its place."""
+        mark, manifest = self.work(key) / SUPERSEDES, self.inside / "artifacts" / key / MANIFEST
+        return mark.exists() and manifest.exists() and json.loads(mark.read_text()) == sha256_of_file(manifest)
+
     def _publish(self, key: str) -> Artifact:
         work, final = self.work(key), self.inside / "artifacts" / key
-        self.discard(final)  # not complete, or there would be nothing to publish
+        self.discard(final)  # not complete, or superseded
         final.parent.mkdir(parents=True, exist_ok=True)
         os.rename(work / "out", final)
         sync(final.parent)
@@ -247,9 +267,10 @@ class Store:
             return {}
 
     def remember(self, recipe: str, stages: dict[str, Any]) -> None:
-        """Keeps what each stage's key was made of, so that the next plan can say what changed."""
+        """Keeps what each stage's key was made of, so that the next plan can say what changed; others stay."""
         (self.root / recipe).mkdir(parents=True, exist_ok=True)
-        write_json(self.root / recipe / "last.json", stages)
+        with self.lock(f"last-{recipe}"):
+            write_json(self.root / recipe / "last.json", self.last(recipe) | stages)
 
     def _links(self) -> list[Path]:
         return [p for p in self._visible("*") if p.is_symlink() and not p.name.startswith(".")]
@@ -264,10 +285,11 @@ class Store:
     def hash_of(self, path: Path) -> str:
         """SHA-256 of a file, or of a folder's names and contents, where hidden files don't count.
 
-        Remembered by path, size, time and inode, so that a large file is read once.
+        Remembered by path, size, time and inode, so that a large file is read once; each at once, so that nobody waits
+        for a folder and a kill loses one file.
         """
         self.inside.mkdir(parents=True, exist_ok=True)
-        with contextlib.closing(sqlite3.connect(self.inside / "hashes.sqlite", timeout=60)) as memory, memory:
+        with contextlib.closing(sqlite3.connect(self.inside / "hashes.sqlite", 60, isolation_level=None)) as memory:
             memory.execute("create table if not exists files (path primary key, stamp, sha256)")
             if path.is_file():
                 return _remembered(memory, path)
@@ -288,13 +310,22 @@ class Store:
         os.rename(path, trash)
         delete(trash)
 
-    def forget(self, key: str) -> None:
-        """Deletes the artifact of a key and what is left of making it."""
-        self.discard(self.inside / "artifacts" / key)
-        self.discard(self.work(key))
-
     def collect(self, keep: Iterable[str] = ()) -> list[Waste]:
         """What can be deleted: whatever no recipe's last run leads to, apart from the keys to keep. Deletes nothing."""
+        return [Waste(path, size_of(path), why) for path, why in self._waste(keep) if not self._locked(path)]
+
+    def remove(self, path: Path, keep: Iterable[str] = ()) -> bool:
+        """Deletes what `collect` found, unless it is in use by now; whether it did."""
+        with contextlib.ExitStack() as stack:
+            for lock in self._locks(path):
+                if not _acquire(stack.enter_context(open(lock, "a+"))):
+                    return False
+            if path not in [found for found, _ in self._waste(keep)]:
+                return False
+            self.discard(path)
+            return True
+
+    def _waste(self, keep: Iterable[str]) -> list[tuple[Path, str]]:
         last = [self.last(str(p.parent.relative_to(self.root))) for p in self._visible("last.json")]
         current = {stage["key"] for run in last for stage in run.values()}
         wanted = self._reachable({*keep, *current, *(Path(os.readlink(p)).name for p in self._links())})
@@ -304,12 +335,12 @@ class Store:
             if path.name not in wanted:
                 waste.append((path, "no recipe's last run leads to it"))
         for path in _children(self.inside / "work"):
-            if self.find(path.name) or path.name not in current:
+            if path.name not in current or (self.find(path.name) and not self.superseded(path.name)):
                 waste.append((path, "left by a run that its recipe no longer continues"))
         for path in [p for name in _children(self.inside / "cache") for p in _children(name)]:
             if path.stat().st_mtime < stale:
                 waste.append((path, f"not used for {CACHE_DAYS} days"))
-        return [Waste(path, size_of(path), why) for path, why in waste if not self._locked(path)]
+        return waste
 
     def _reachable(self, keys: set[str]) -> set[str]:
         seen: set[str] = set()
@@ -320,13 +351,16 @@ class Store:
         return seen
 
     def _locked(self, path: Path) -> bool:
-        names = (path.name, f"{path.parent.name}-{path.name.removeprefix('.').removesuffix('.part')}")
-        for lock in (self.inside / "locks" / name for name in names):
-            if lock.exists():
-                with open(lock, "a+") as file:
-                    if not _acquire(file):
-                        return True
+        for lock in self._locks(path):
+            with open(lock, "a+") as file:
+                if not _acquire(file):
+                    return True
         return False
+
+    def _locks(self, path: Path) -> list[Path]:
+        """The locks under which the folder of an artifact, of a stage in progress, or of a cache entry is made."""
+        names = (path.name, f"{path.parent.name}-{path.name.removeprefix('.').removesuffix('.part')}")
+        return [lock for name in names if (lock := self.inside / "locks" / name).exists()]
 
 
 def _acquire(file: IO[str]) -> bool:

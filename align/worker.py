@@ -79,7 +79,7 @@ class Job(BaseModel):
     smoke: bool = False
     """Put tiny stand-ins in place of all models and datasets."""
     fresh: bool = False
-    """Forget the artifact of this key and what a killed run left of it."""
+    """Make it from the start, though its artifact or what a killed run left of it is there."""
 
     def work(self) -> Path:
         return Store(self.store).work(self.key)
@@ -140,8 +140,13 @@ class Worker:
         except Interrupted:
             self._send(job, "interrupted")
         except (Exception, SystemExit) as error:
-            text = str(error) if isinstance(error, AlignError) else f"{type(error).__name__}: {error}"
-            self._send(job, "stage_failed", error=text, log=str(job.log(self.rank)) if job.do == "run" else None)
+            text, log = str(error), None
+            if not isinstance(error, AlignError):
+                frame = traceback.extract_tb(error.__traceback__)[-1]
+                text = f"{type(error).__name__}: {error} ({frame.filename}:{frame.lineno})"
+            if job.do == "run" or not isinstance(error, AlignError):
+                log = str(_logged(job.log(self.rank)))
+            self._send(job, "stage_failed", error=text, log=log)
 
     def _check(self, job: Job) -> None:
         stage, context = self._prepare(job, _nothing)
@@ -160,7 +165,8 @@ class Worker:
             return
         with store.lock(job.key, self._waiting(job)):
             if job.fresh:
-                store.forget(job.key)
+                store.discard(job.work())
+                store.supersede(job.key)
             if found := store.recover(job.key):
                 self._send(job, "stage_cached", key=found.key, path=str(found.path), metrics=found.metrics)
                 return
@@ -204,7 +210,7 @@ class Worker:
         context = Context(
             stage=job.stage, type=job.type, key=job.key, seed=job.seed, base=job.base,
             inputs=Inputs({name: mapped(thing, swap) for name, thing in given.items() if thing}),
-            keys={name: taken.key for name, taken in job.inputs.items()},
+            keys={name: _known_as(taken.key, given[name]) for name, taken in job.inputs.items()},
             forerunners={name: mapped(thing, swap) for name, thing in ahead.items() if thing},  # type: ignore[misc]
             store=store, machine=job.machine, work=job.work(), out=job.work() / "out",
             emit=emit, stopping=lambda: self.signal != 0,
@@ -228,6 +234,12 @@ class Worker:
 
 def _found(taken: Input, store: Store) -> Artifact | Model | Data | None:
     return taken.model or taken.data or store.find(taken.key)
+
+
+def _known_as(key: str, thing: object) -> str:
+    """What caches know an input by: its key, but not where another artifact of that key was there before."""
+    before = thing.manifest.get("supersedes") if isinstance(thing, Artifact) else None
+    return f"{key}-{before[:8]}" if before else key
 
 
 def _as_it_is(place: object, leaf: Any) -> Any:
@@ -291,22 +303,28 @@ def _clear_memory() -> None:
 
 @contextlib.contextmanager
 def _printing_to(log: Path) -> Iterator[None]:
-    """Appends all that is printed, by libraries in C too, to a file, and the traceback of an error with it."""
+    """Appends all that is printed, by libraries in C too, to a file."""
     kept = [os.dup(1), os.dup(2)]
     with open(log, "a") as file:
         for number in (1, 2):
             os.dup2(file.fileno(), number)
     try:
         yield
-    except (Exception, SystemExit):
-        traceback.print_exc()
-        raise
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         for number, old in zip((1, 2), kept, strict=True):
             os.dup2(old, number)
             os.close(old)
+
+
+def _logged(log: Path) -> Path:
+    """The log, with the traceback of the error being handled at its end."""
+    with contextlib.suppress(OSError):  # a full disk, say, which the error then tells of
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "a") as file:
+            traceback.print_exc(file=file)
+    return log
 
 
 def _open_lines(path: Path) -> TextIO:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any, ClassVar
 
+from align.disk import sha256_of
 from align.errors import CheckError, Interrupted
 from align.stage import Context, Kind, PolicyRef, RecordsRef, Stage
 
@@ -103,7 +104,7 @@ class Grow(Stage):
 
     def run(self, ctx: Context) -> dict[str, float]:
         (ctx.out / "grown").touch()
-        return {}
+        return {"known_as": float(int(sha256_of(ctx.keys[self.policy.name])[:8], 16))}
 
 
 class Together(Stage):

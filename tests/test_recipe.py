@@ -467,6 +467,35 @@ def test_a_file_counts_by_content_even_where_it_is_the_default() -> None:
     assert differ(before, values(recipe(text))) == {"reward", "replies"}
 
 
+def test_the_plugin_file_of_a_rule_or_format_is_in_the_keys_of_what_uses_it(tmp_path: Path) -> None:
+    plugin, file = tmp_path / "mine.py", tmp_path / "r.yaml"
+    code = """
+from align.data.formats import row_format
+from align.records import Text
+from align.rewards.base import RewardField, reward
+from align.stage import Stage
+@reward("loud")
+def loud(prompt, reply): return float(reply.count("!"))
+@row_format("odd", needs=("odd",), makes=Text, example={"odd": "x"})
+def odd(row, options): yield Text(row["odd"])
+class Score(Stage):
+    name = "score"
+    makes = "report"
+    reward: RewardField
+    def run(self, ctx): return {}
+"""
+    (tmp_path / "rows.jsonl").write_text('{"odd": "x"}')
+    file.write_text(
+        "plugins: [mine.py]\ndata: {guessed: {path: rows.jsonl}, odd: {path: rows.jsonl, format: odd},"
+        " text: {path: rows.jsonl, format: text}, toys: {path: toy}}\n"
+        "stages: {mine: {stage: score, reward: loud}, theirs: {stage: score, reward: length}}"
+    )
+    plugin.write_text(code)
+    keys = values(load(file))
+    plugin.write_text(code + "# more\n")
+    assert differ(keys, values(load(file))) == {"guessed", "odd", "mine"}
+
+
 def test_where_files_lie_is_in_no_key() -> None:
     before = values(recipe())
     Path("data").mkdir()
@@ -494,6 +523,17 @@ def test_a_model_in_a_stage_counts_by_content() -> None:
     Path("other/weights").write_text("1")
     before = values(recipe(text))
     Path("other/weights").write_text("2")
+    assert differ(before, values(recipe(text))) == {"reward", "replies"}
+
+
+def test_the_weights_beneath_somebody_else_s_adapter_count_too() -> None:
+    text = changed("words: words.txt", "outsider: {path: other}")
+    for name in ("other", "weights"):
+        Path(name).mkdir()
+    Path("other/adapter_config.json").write_text('{"base_model_name_or_path": "../weights"}')
+    Path("weights/weights").write_text("1")
+    before = values(recipe(text))
+    Path("weights/weights").write_text("2")
     assert differ(before, values(recipe(text))) == {"reward", "replies"}
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,14 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 import align.runner
-from align.errors import CheckError, RecipeError
+from align.errors import RecipeError
 from align.machine import Machine
+from align.plan import code_of
 from align.recipe import Recipe, load, outside
+from align.rewards.base import RewardField
 from align.runner import Outcome, check, plan, run
 from align.store import Store
-from tests.kernel_stages import copy_to
+from tests.kernel_stages import Count, copy_to
 
 RECIPE = """
 name: toy
@@ -160,10 +165,21 @@ def test_plan_warns_of_code_that_changed_under_the_same_version(toy: Toy) -> Non
     assert [e["level"] for e in toy.told("note")] == ["warning"]
 
 
+def test_the_code_of_a_stage_is_that_of_its_rules_too() -> None:
+    class Score(Count):
+        reward: RewardField
+
+    rules = [TypeAdapter(RewardField).validate_python(name) for name in ("length", "refusal", "toy_truth")]
+    first, second, other = (code_of(Score(reward=rule)) for rule in rules)
+    assert first == second != other  # rules.py, rules.py, toy.py
+    assert code_of(Count()) not in ("", first, other)
+
+
 def test_plan_says_why(toy: Toy, monkeypatch) -> None:
     assert [s.why for s in plan(toy.recipe(), toy.store).steps] == ["never run"] * 3
     monkeypatch.setenv("FAULT", "raise:a")
     toy.run()
+    toy.store.work(_key(toy, "b")).mkdir()  # as a check leaves it, with a log or without
     first, second, third = plan(toy.recipe(), toy.store).steps
     assert first.why == "was begun and not finished; goes on"
     assert second.why == "not finished in the last run"
@@ -176,7 +192,7 @@ def test_a_failed_stage_keeps_its_log_and_spares_the_independent(toy: Toy, monke
     outcome = toy.run()
     assert outcome.states == {"a": "failed", "b": "skipped", "c": "finished"}
     assert outcome.exit_code == 1
-    assert outcome.errors == {"a": "ValueError: broken"}
+    assert outcome.errors["a"].startswith(f"ValueError: broken ({toy.folder}/kernel_stages.py:")
     [failed], [skipped] = toy.told("stage_failed"), toy.told("stage_skipped")
     log = Path(failed["log"]).read_text()
     assert log.startswith("about to fail\n") and "Traceback" in log
@@ -221,8 +237,10 @@ def test_check_alone_computes_nothing(toy: Toy) -> None:
 
 
 def test_what_does_not_fit_on_the_disk_is_not_begun(toy: Toy) -> None:
-    with pytest.raises(CheckError, match=r"about 2000000000\.0 GB, but .* GB free"):
-        toy.run("a.gigabytes=1e9", "c.gigabytes=1e9")
+    outcome = toy.run("a.gigabytes=1e9", "c.gigabytes=1e9")
+    assert re.match(r"the stages will write about 2000000000\.0 GB, but .* GB free", outcome.errors["a"])
+    assert outcome.states == {"a": "failed", "b": "skipped", "c": "skipped"}
+    assert toy.told("run_finished")[0]["exit_code"] == len(toy.told("stage_failed")) == 1
     assert toy.trace == []
 
 
@@ -231,8 +249,8 @@ def test_until_only_and_fresh(toy: Toy) -> None:
         toy.run(only="b")
     assert toy.run(until="a").states == {"a": "finished"}
     assert toy.run(only="b").states == {"b": "finished"}
-    assert toy.run(until="b", fresh=["a"]).states == {"b": "cached", "a": "finished"}
-    assert toy.trace == ["a 0", "a 1", "a 2", "b 0", "b 1", "b 2", "b 3", "a 0", "a 1", "a 2"]
+    assert toy.run(until="b", fresh=["a"]).states == {"a": "finished", "b": "finished"}
+    assert toy.trace == ALL[:7] * 2
     for wrong, message in (
         ({"until": "bb"}, "--until: no stage is called 'bb'. Did you mean 'b'"),
         ({"fresh": ["c"], "until": "a"}, "--fresh c: the stage is not among those to run"),
@@ -247,6 +265,67 @@ def test_fresh_forgets_what_a_killed_run_left(toy: Toy, monkeypatch) -> None:
     toy.run(until="a")
     toy.run(until="a", fresh=["a"])
     assert toy.trace == ["a 0", "a 1", "a 0", "a 1", "a 2"]
+
+
+def test_what_was_made_from_a_fresh_stage_is_made_afresh(toy: Toy) -> None:
+    toy.run()
+    steps = plan(toy.recipe(), toy.store, fresh=["a"]).steps
+    assert [(s.state, s.why) for s in steps[:2]] == [
+        ("run", "asked for afresh"),
+        ("run", "its input 'a' is made afresh"),
+    ]
+    assert steps[2].state == "cached"
+    alone = plan(toy.recipe(), toy.store, only="a", fresh=["a"]).steps[0]
+    assert alone.warning.endswith("not what was made from it: 'b'. Use --fresh b afterwards")
+    assert toy.run("c.steps=3", fresh=["c"]).states == {"a": "finished", "b": "finished", "c": "cached"}  # a is c
+
+
+def test_an_artifact_stays_until_its_successor_is_there(toy: Toy, monkeypatch) -> None:
+    before = toy.run(until="b").artifacts["a"].manifest["files"]
+    monkeypatch.setenv("FAULT", "kill:a")
+    assert toy.run(until="b", fresh=["a"]).states == {"a": "failed", "b": "skipped"}
+    assert toy.store.get("toy/a").manifest["files"] == before
+    first, second = plan(toy.recipe(), toy.store, until="b").steps
+    assert first.why == "was to be made afresh and is not finished; goes on"
+    assert second.why == "its input 'a' is made afresh"
+    assert toy.run(until="b").states == {"a": "finished", "b": "finished"}
+    assert toy.trace == ALL[:7] * 2
+    assert toy.run(until="b").states == {"a": "cached", "b": "cached"}
+
+
+def test_caches_do_not_take_what_was_made_afresh_for_what_was_there_before(toy: Toy) -> None:
+    (toy.folder / "base").mkdir()
+    (toy.folder / "base" / "config.json").write_text("{}")
+    (toy.folder / "recipe.yaml").write_text(
+        "plugins: [kernel_stages.py]\nmodels: {origin: {path: base}}\n"
+        "stages: {a: {stage: grow, policy: $origin}, b: {stage: grow, policy: $a}}\n"
+    )
+    known = [made["b"].metrics["known_as"] for made in (toy.run().artifacts, toy.run(fresh=["a"]).artifacts)]
+    assert known[0] != known[1]
+
+
+def test_a_check_checks_what_is_to_be_made_afresh(toy: Toy) -> None:
+    toy.run()
+    assert set(check(toy.recipe(), toy.store, Machine(), fresh=["a"]).figures) == {"a", "b"}
+    assert plan(toy.recipe(), toy.store).to_run == []
+
+
+def test_after_a_failure_comes_a_new_worker_and_a_signal_meanwhile_reaches_it(toy: Toy, monkeypatch) -> None:
+    started = []
+
+    class Signalled(align.runner.Workers):
+        def __init__(self, *arguments: Any, **options: Any):
+            super().__init__(*arguments, **options)
+            started.append(self)
+            if len(started) == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(align.runner, "Workers", Signalled)
+    monkeypatch.setenv("FAULT", "raise:a")
+    outcome = toy.run()
+    assert len(started) == 2 and not started[0].alive
+    assert outcome.states == {"a": "failed", "b": "skipped", "c": "interrupted"}
+    assert outcome.exit_code == 130
 
 
 def test_stages_of_the_same_key_share_one_artifact(toy: Toy) -> None:
@@ -358,7 +437,7 @@ def test_ranks_run_together_and_rank_0_speaks(toy: Toy, device: str, monkeypatch
 def test_a_rank_that_fails_ends_the_others(toy: Toy) -> None:
     toy.write("{stage: together, failing_rank: 1}")
     outcome = toy.run(processes=2, device="cpu")
-    assert outcome.errors == {"a": "ValueError: rank 1 is broken"}
+    assert outcome.errors["a"].startswith("ValueError: rank 1 is broken (")
     assert "rank 1 is broken" in Path(toy.told("stage_failed")[0]["log"]).read_text()
 
 

@@ -138,6 +138,27 @@ def test_a_commit_killed_at_any_line_leaves_nothing_or_all_and_can_be_repeated(s
     assert recovered > 0  # killed between the manifest and the rename: put in place, not made again
 
 
+def test_of_two_artifacts_of_a_key_there_is_always_one(store: Store, no_sync) -> None:
+    make(store)
+    old = store.root.with_name("old")
+    shutil.copytree(store.root, old)
+    for lines in range(400):
+        shutil.rmtree(store.root)
+        shutil.copytree(old, store.root)
+        store.supersede(KEY)
+        assert store.superseded(KEY) and store.find(KEY) and store.recover(KEY) is None
+        fill(store)
+        kill = killed_after(lines, lambda: store.commit(KEY, "policy", {"loss": 0.4}, {"stage": "sft", "inputs": {}}))
+        if not kill:
+            break
+        made = store.recover(KEY)
+        assert made is not None or store.find(KEY)
+        assert store.superseded(KEY) == (made is None)
+    else:
+        pytest.fail("never came to its end")
+    assert store.find(KEY).metrics == {"loss": 0.4}  # type: ignore[union-attr]
+
+
 def test_what_lies_on_disk_before_the_manifest_and_before_the_rename(store: Store, monkeypatch) -> None:
     fill(store)
     done: list[str] = []
@@ -336,7 +357,13 @@ def test_collect_leaves_alone_what_another_process_makes(store: Store) -> None:
     cut = store.workspace(KEY)
     with store.lock(KEY):
         assert store.collect() == []
+        assert not store.remove(cut)
     assert [w.path for w in store.collect()] == [cut]
+    store.remember("zephyr", {"ppo": {"key": KEY}})
+    store.remember("zephyr", {"sft": {"key": "other"}})
+    assert not store.remove(cut)  # a run has begun meanwhile
+    store.discard(store.root / "zephyr")
+    assert store.remove(cut) and not cut.exists()
 
 
 def test_the_hash_of_a_file_is_remembered_until_the_file_changes(store: Store, tmp_path: Path, monkeypatch) -> None:
@@ -350,6 +377,32 @@ def test_the_hash_of_a_file_is_remembered_until_the_file_changes(store: Store, t
         assert Store(store.root).hash_of(file) == known
     file.write_text("[]\n")
     assert store.hash_of(file) != known
+
+
+def test_while_a_folder_is_hashed_others_may_write_and_a_failure_loses_one_file(store, tmp_path, monkeypatch) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / name).write_text(name)
+        os.utime(folder / name, (1e9, 1e9))
+    (tmp_path / "other").touch()
+    os.utime(tmp_path / "other", (1e9, 1e9))
+    read: list[str] = []
+
+    def slowly(path: Path) -> str:
+        read.append(path.name)
+        if read == ["a", "b"]:
+            before = time.monotonic()
+            store.hash_of(tmp_path / "other")
+            assert time.monotonic() - before < 30
+            raise KeyboardInterrupt
+        return sha256_of(path.name)
+
+    monkeypatch.setattr(align.store, "sha256_of_file", slowly)
+    with pytest.raises(KeyboardInterrupt):
+        store.hash_of(folder)
+    store.hash_of(folder)
+    assert read == ["a", "b", "other", "b"]
 
 
 def test_a_file_changed_in_the_same_instant_is_read_again(store: Store, tmp_path: Path) -> None:

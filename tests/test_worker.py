@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -71,6 +72,19 @@ class Ask(Stage):
 
     def check(self, ctx: Context) -> dict[str, str]:
         return {"seen": ctx[self.inner].path, "key": ctx.keys[self.inner.name]}
+
+    def run(self, ctx: Context) -> dict[str, float]:
+        return {}
+
+
+class Slip(Stage):
+    """Has a mistake in its check."""
+
+    name = "slip"
+    makes = "records"
+
+    def check(self, ctx: Context) -> dict[str, int]:
+        return {"share": 1 // 0}
 
     def run(self, ctx: Context) -> dict[str, float]:
         return {}
@@ -156,10 +170,18 @@ def test_the_worker_ends_at_once_with_its_runner(talk: Talk) -> None:
 def test_a_stage_that_exits_fails_and_the_worker_stays(talk: Talk) -> None:
     talk.send("leave")
     failed = talk.hear("stage_failed")
-    assert failed["error"] == "SystemExit: enough"
+    assert re.fullmatch(rf"SystemExit: enough \({talk.folder}/stages\.py:\d+\)", failed["error"])
     assert "SystemExit: enough" in Path(failed["log"]).read_text()
     talk.send("print", key="other")
     talk.hear("stage_finished")
+
+
+def test_a_mistake_in_a_check_is_told_with_its_line_and_logged(talk: Talk) -> None:
+    talk.send("slip", "check")
+    failed = talk.hear("stage_failed")
+    line = next(n for n, text in enumerate(STAGES.splitlines(), 1) if "1 // 0" in text)
+    assert f"by zero ({talk.folder}/stages.py:{line})" in failed["error"]
+    assert "Traceback" in Path(failed["log"]).read_text()
 
 
 def test_a_signal_between_jobs_is_not_lost(talk: Talk) -> None:

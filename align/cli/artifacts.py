@@ -66,10 +66,10 @@ def gc(
     """
     where = store_at(store)
     waste = where.collect()
+    if delete:
+        waste = [item for item in waste if where.remove(item.path)]
     for path, size, why in waste:
         print(f"{text.size(size):>10}  {path.relative_to(where.root)}: {why}")
-        if delete:
-            where.discard(path)
     total = text.size(sum(item.bytes for item in waste))
     print(f"{total} {'freed' if delete else 'can be freed: align gc --delete'}" if waste else "nothing to delete")
 

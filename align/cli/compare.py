@@ -7,21 +7,24 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 
 from align.cli import report
 from align.cli.display import LiveTable, LogLines
 from align.cli.options import policy_source, with_machine
 from align.config import Data, Model
-from align.errors import RecipeError, StoreError
+from align.errors import Problem, RecipeError, StoreError
 from align.machine import Machine
-from align.recipe import Recipe
+from align.recipe import Recipe, outside
+from align.recipe.problems import problems
 from align.recipe.source import Source
 from align.stage import Context
 from align.stages.compare import Compare
 from align.store import Artifact, Store
 
-PROMPTS, TEXT = "prompts", "text"
+PROMPTS, TEXT = "--prompts", "--text"
+"""What the stage's inputs are called: no policy has such a name."""
 
 
 @with_machine
@@ -30,6 +33,9 @@ def compare(
     prompts: Annotated[str, typer.Option(help="What they answer: a file, a hub name, or an artifact of records.")],
     reward: Annotated[list[str] | None, typer.Option(help="A rule, a card or a trained reward; repeatable.")] = None,
     text: Annotated[str | None, typer.Option(help="Raw text whose likelihood is measured.")] = None,
+    template: Annotated[
+        str | None, typer.Option(help="Chat template of models that are no artifacts: plain, raw or a jinja file.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many prompts.")] = None,
     n: Annotated[int, typer.Option("-n", "--replies", min=1, help="Replies a prompt.")] = 1,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 1.0,
@@ -44,7 +50,7 @@ def compare(
     Example: align compare quickstart/sft quickstart/dpo --prompts tests.jsonl --reward length
     """
     store, names = Store(settings.store), _names(policies)
-    inputs: dict[str, Any] = {name: policy_source(store, given) for name, given in zip(names, policies, strict=True)}
+    inputs: dict[str, Any] = {n: _policy(store, given, template) for n, given in zip(names, policies, strict=True)}
     inputs[PROMPTS] = _dataset(store, prompts, limit)
     if text:
         inputs[TEXT] = _dataset(store, text)
@@ -56,16 +62,31 @@ def compare(
         "sampling": {"n": n, "temperature": temperature, "max_new_tokens": max_new_tokens},
         "text": f"${TEXT}" if text else None,
     }
-    try:
-        stage = Compare.model_validate(fields, context={"base": Path.cwd()})
-    except ValueError as error:
-        raise RecipeError(str(error)) from None
+    stage, inputs = _pinned((_stage(fields), inputs))
     console = Console()
     with tempfile.TemporaryDirectory() as scratch:
         work = out or Path(scratch)
         work.mkdir(parents=True, exist_ok=True)
         _run(stage, inputs, store, settings, seed, work, console)
         report.show(work, "comparison", console)
+
+
+def _stage(fields: dict[str, Any]) -> Compare:
+    try:
+        return Compare.model_validate(fields, context={"base": Path.cwd()})
+    except ValidationError as error:
+        found = problems(error, Compare, fields)
+        raise RecipeError([Problem(".".join(map(str, path)), what) for path, what in found]) from None
+
+
+def _pinned(value: Any) -> Any:
+    """The same with hub names at their commits, as a recipe has them, so that keys and results are of one model."""
+    hub = outside.Hub()
+
+    def pin(place: outside.Place, leaf: Any) -> Any:
+        return leaf if isinstance(leaf, Path) or outside.files(leaf, Path.cwd()) is not None else hub.pinned(leaf)
+
+    return outside.mapped(value, pin)
 
 
 def _run(
@@ -86,7 +107,16 @@ def _run(
 def _names(policies: list[str]) -> list[str]:
     """The last part of each address where those differ, else all of it."""
     short = [Path(address).name for address in policies]
-    return short if len(set(short)) == len(short) else [address.strip("/").replace("/", "-") for address in policies]
+    return short if len(set(short)) == len(short) else list(map(_joined, policies))
+
+
+def _joined(address: str) -> str:
+    return address.strip("/").replace("/", "-")
+
+
+def _policy(store: Store, given: str, template: str | None) -> Artifact | Model:
+    found = policy_source(store, given)
+    return found.model_copy(update={"template": template}) if isinstance(found, Model) and template else found
 
 
 def _dataset(store: Store, given: str, limit: int | None = None) -> Artifact | Data:
@@ -108,17 +138,18 @@ def _reward(store: Store, given: str, inputs: dict[str, Any]) -> str:
     if made.kind != "reward":
         raise RecipeError(f"{given}: a {made.kind}, not a reward")
     name = Path(given).name
+    name = _joined(given) if name in inputs else name
     inputs[name] = made
     return f"${name}"
 
 
 def _keys(inputs: dict[str, Any], store: Store, seed: int) -> dict[str, str]:
-    """The content key of each input, as a recipe would have it."""
+    """The content key of each input, as a recipe would have it; none for what nobody can name by a commit."""
     here = Path.cwd() / "compare.yaml"
-    outside = Recipe(
+    named = Recipe(
         name="compare", seed=seed, file=here, plugins=(), stages={}, source=Source(here, ""),
         models={name: value for name, value in inputs.items() if isinstance(value, Model)},
         data={name: value for name, value in inputs.items() if isinstance(value, Data)},
     )  # fmt: skip
-    keys = {name: key.value for name, key in outside.keys(store.hash_of).items()}
+    keys = {name: key.value for name, key in named.keys(store.hash_of).items() if not key.provisional}
     return keys | {name: value.key for name, value in inputs.items() if isinstance(value, Artifact)}

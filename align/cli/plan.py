@@ -41,7 +41,9 @@ def plan(
     loaded, store, console = recipes.load(recipe, overrides or (), smoke=smoke), Store(settings.store), Console()
     show(runner.plan(loaded, store, until=until, only=only, fresh=fresh or ()), console)
     if check:
-        outcome = runner.check(loaded, store, settings, until=until, only=only, emit=_checked(console))
+        outcome = runner.check(
+            loaded, store, settings, until=until, only=only, fresh=fresh or (), emit=_checked(console)
+        )
         raise typer.Exit(outcome.exit_code)
 
 

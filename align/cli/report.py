@@ -28,7 +28,7 @@ def show(folder: Path, title: str, console: Console) -> None:
 def comparison(found: Mapping[str, Any], title: str, width: int = 120) -> Group:
     """Metrics by policies, each value with half the width of its 95 % interval; as many tables as the width asks for.
 
-    `+` and `-` mark what is better or worse than the first policy by more than a paired 95 % interval.
+    `+` and `-` mark what is better or worse than the first policy where the verdict says so.
     """
     policies, better = list(found["policies"]), found["better"]
     names = [f"{metric} {ARROWS[arrow]}" for metric, arrow in better.items()]
@@ -41,8 +41,8 @@ def comparison(found: Mapping[str, Any], title: str, width: int = 120) -> Group:
             parts.append([])
         parts[-1].append(policy)
     tables = [_table(names, {policy: columns[policy] for policy in part}) for part in parts]
-    caption = f"95 % intervals; arrows: what is better; + better, - worse than {policies[0]} (paired)"
-    return Group(Text(f"\n{title}", style="bold"), *tables, Text(caption, style="dim"))
+    caption = f"95 % intervals (rates: Wilson); arrows: what is better; + better, - worse than {policies[0]} (paired)"
+    return Group(Text(f"\n{title}", style="bold"), *tables, *map(Text, found["notes"]), Text(caption, style="dim"))
 
 
 def _table(names: list[str], columns: Mapping[str, list[Text]]) -> Table:
@@ -68,8 +68,8 @@ def _against_first(
     pairs: list[Mapping[str, Any]], metric: str, better: str | None, policy: str, first: str
 ) -> tuple[str, str]:
     for pair in pairs:
-        if (pair["metric"], pair["policy"], pair["baseline"]) == (metric, policy, first):
-            higher, lower = pair["low"] > 0, pair["high"] < 0
-            if better and (higher or lower):
-                return ("+", "green") if higher == (better == "higher") else ("-", "red")
+        here = (pair["metric"], pair["policy"], pair["baseline"]) == (metric, policy, first)
+        if here and better and pair["sure"]:
+            wins = (pair["difference"] > 0) == (better == "higher")
+            return ("+", "green") if wins else ("-", "red")
     return " ", ""

@@ -68,9 +68,7 @@ class Overlap:
 
 def check(spec: Data, base: Path) -> tuple[list[Check], list[Overlap]]:
     """Checks each file that an entry names by itself, and what the files share with one another."""
-    names = [spec.path] if sources.is_hub_name(spec.path, base) else list(map(str, sources.files(spec, base)))
-    if len(names) == 1 or "rejected" in spec.options:
-        names = [spec.path]
+    names = sources.parts(spec, base)
     options = {"on_bad_row": "skip", "split": spec.split if names == [spec.path] else None}
     found = {name: sifted(spec.model_copy(update={"path": name, **options}), 0, base) for name in names}
     checks = [_check(name, made) for name, made in found.items()]

@@ -84,15 +84,15 @@ def convert(records: Iterable[Record], as_: type[R]) -> list[R]:
     Everything but raw text becomes a Prompt; each prompt is then kept once, however many replies it had.
     """
     made: list[Record] = []
-    asked: set[str] = set()
+    asked: set[Messages] = set()
     for record in records:
         way = WAYS.get((type(record), as_))
         if isinstance(record, as_):
             made.append(record)
         elif as_ is Prompt and (prompt := prompt_of(record)):
-            if record.id not in asked:  # type: ignore[attr-defined]
+            if prompt not in asked:
                 made.append(Prompt(record.id, prompt, record.extra))  # type: ignore[attr-defined]
-                asked.add(record.id)  # type: ignore[attr-defined]
+                asked.add(prompt)
         elif way is not None:
             made.extend(way(record))
         else:

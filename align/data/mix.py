@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 from align.config import Data, Model
@@ -63,9 +64,11 @@ def _records(ctx: Context, reference: RecordsRef, as_: type[R]) -> list[R]:
     if isinstance(source, Model):
         raise DataError(f"stages.{ctx.stage}: {reference} is a model, not a dataset")
     if isinstance(source, Data):
-        made = loaded(source, ctx.seed, ctx.base, ctx.work / "quarantine" / f"{reference.name}.jsonl")
+        quarantine = Path("quarantine", f"{reference.name}.jsonl")
+        runs = ctx.out.is_dir()  # else it is a check, which leaves nothing
+        made = loaded(source, ctx.seed, ctx.base, ctx.out / quarantine if runs else None)
         found: Iterable[Record] = made.records
-        _tell(ctx, reference, made.dropped)
+        _tell(ctx, reference, made.dropped, f"; the artifact has them in {quarantine}" if runs and made.bad else "")
     else:
         found = read_file(source.path / "records.jsonl")
     try:
@@ -74,6 +77,6 @@ def _records(ctx: Context, reference: RecordsRef, as_: type[R]) -> list[R]:
         raise DataError(f"stages.{ctx.stage}: {reference}: {error}") from None
 
 
-def _tell(ctx: Context, reference: RecordsRef, dropped: Counter[str]) -> None:
+def _tell(ctx: Context, reference: RecordsRef, dropped: Counter[str], more: str) -> None:
     if dropped:
-        ctx.note(f"{reference}: left out " + ", ".join(f"{count} {why}" for why, count in dropped.items()))
+        ctx.note(f"{reference}: left out " + ", ".join(f"{count} {why}" for why, count in dropped.items()) + more)

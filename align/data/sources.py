@@ -16,6 +16,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import IO, Any
 
@@ -48,6 +49,19 @@ def is_hub_name(path: str, base: Path) -> bool:
     if (base / Path(path).expanduser()).exists() or _suffix(Path(path)) in READERS:
         return False
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", path) is not None
+
+
+def parts(spec: Data, base: Path) -> list[str]:
+    """The paths that can be read by themselves: each data file of a folder, each split that `datasets` saved, else the
+    entry's own."""
+    if is_hub_name(spec.path, base) or "rejected" in spec.options:
+        return [spec.path]
+    found, path = files(spec, base), base / Path(spec.path).expanduser()
+    if path.is_dir() and _saved_by_datasets(path):
+        splits = path / "dataset_dict.json"
+        found = [path / split for split in json.loads(splits.read_text())["splits"]] if splits.exists() else []
+        found = [] if spec.split else found
+    return list(map(str, found)) if len(found) > 1 else [spec.path]
 
 
 def files(spec: Data, base: Path) -> list[Path]:
@@ -160,16 +174,19 @@ def _lines(stream: IO[bytes], spec: Data) -> io.TextIOWrapper:
 
 
 def _text(stream: IO[bytes], spec: Data) -> Iterator[tuple[int, str]]:
-    """Rows between separators (`options: {separator: ...}`, a line break by default); blank ones are no rows."""
-    separator = spec.options.get("separator")
+    """Rows between separators (`options: {separator: ...}`, a line break by default).
+
+    Blank ones are no rows, unless rows of two files are paired by their place.
+    """
+    separator, paired = spec.options.get("separator"), "rejected" in spec.options
     if separator is None:
         for number, line in enumerate(_lines(stream, spec), 1):
-            if line.strip():
+            if paired or line.strip():
                 yield number, line.rstrip("\r\n")
         return
     line = 1
     for piece in _lines(stream, spec).read().split(str(separator)):
-        if piece.strip():
+        if paired or piece.strip():
             yield line + piece[: len(piece) - len(piece.lstrip())].count("\n"), piece.strip()
         line += piece.count("\n") + str(separator).count("\n")
 
@@ -242,11 +259,13 @@ def _pairs(spec: Data, path: Path) -> Iterator[Row]:
     zipped = path.suffix == ".zip"
     better = _file(path, spec, spec.member)
     worse = _file(path, spec, other) if zipped else _file(path.parent / other, spec, None)
-    try:
-        for a, b in zip(better, worse, strict=True):
-            yield Row(a.where, {"chosen": a.columns.get("text"), "rejected": b.columns.get("text")})
-    except ValueError:
-        raise DataError(f"{path}: {spec.member or path.name} and {other} have different numbers of rows") from None
+    for a, b in zip_longest(better, worse):
+        texts = ["" if row is None else row.columns.get("text") for row in (a, b)]
+        if not any(text is None or text.strip() for text in texts):
+            continue  # blank in both files, or after the end of one
+        if a is None or b is None:
+            raise DataError(f"{path}: {spec.member or path.name} and {other} have different numbers of rows")
+        yield Row(a.where, dict(zip(("chosen", "rejected"), texts, strict=True)))
 
 
 def _files_of_folder(folder: Path, split: str | None) -> list[Path]:

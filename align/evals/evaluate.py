@@ -24,7 +24,7 @@ from align.data.fields import Part
 from align.disk import sha256_of
 from align.errors import CheckError, DataError, Interrupted
 from align.evals.statistics import Measure
-from align.records import Prompt, Sample, Text
+from align.records import Prompt, Sample, Text, prompt_id
 from align.rewards.base import Reward
 from align.stage import Context, PolicyRef, RecordsRef
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from align.generate.base import Progress
     from align.models.policy import Policy
 
-VERSION = 1
+VERSION = 2
 """Raise it when the same arguments make other answers."""
 
 
@@ -48,8 +48,8 @@ class Answers:
 
 
 def questions(ctx: Context, field: RecordsRef | Sequence[RecordsRef | Part]) -> list[Prompt]:
-    """The prompts of a data field, each once."""
-    return list({prompt.id: prompt for prompt in reversed(read(ctx, field, Prompt))}.values())[::-1]
+    """The prompts of a data field; of equal ones, whatever their ids, the first."""
+    return list({prompt.prompt: prompt for prompt in reversed(read(ctx, field, Prompt))}.values())[::-1]
 
 
 class Subject:
@@ -74,22 +74,26 @@ class Subject:
         gc.collect()
 
     def answers(self, prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> Answers:
-        """The policy's replies to the prompts, from the store or sampled now."""
-        asked = [(p.id, p.extra) for p in prompts]
-        decoding = sampling.model_dump(mode="json")
-        key = sha256_of([VERSION, self.ctx.keys[self.name], asked, decoding, seed])[:24]
-        folder = self.ctx.store.cached("samples", key, lambda part: _keep(self._sample(prompts, sampling, seed), part))
-        samples = [replace(s, policy=self.name) for s in read_file(folder / "records.jsonl") if isinstance(s, Sample)]
-        flat = np.load(folder / "ids.npy")
-        return Answers(samples, np.split(flat, np.cumsum([s.tokens for s in samples])[:-1]))
+        """The policy's replies to the prompts, from the store or sampled now.
+
+        What is kept is known by what was asked; ids and further columns are those of the prompts given.
+        """
+        made = self._known(prompts, sampling, seed)
+        by_prompt = {p.prompt: p for p in prompts}
+        samples = [
+            replace(s, id=by_prompt[s.prompt].id, policy=self.name, extra=by_prompt[s.prompt].extra)
+            for s in made.samples
+        ]  # fmt: skip
+        return replace(made, samples=samples)
 
     def logps(self, answers: Answers, temperature: float) -> np.ndarray:
         """(replies,) what this policy says of another's replies: log-probs in nats of the same tokens, summed."""
         from align.data.tree import Reply, Tree
 
-        prompts = {s.id: np.array(self.policy.chat.prompt(s.prompt), np.int32) for s in answers.samples}
+        asked = {s.prompt for s in answers.samples}
+        prompts = {prompt: np.array(self.policy.chat.prompt(prompt), np.int32) for prompt in asked}
         trees = [
-            Tree(f"{s.id}-{s.index}", prompts[s.id], (Reply(ids),))
+            Tree(f"{s.id}-{s.index}", prompts[s.prompt], (Reply(ids),))
             for s, ids in zip(answers.samples, answers.ids, strict=True)
         ]
         return self._logps(trees, temperature, f"log-probs of {answers.samples[0].policy} under {self.name}")
@@ -109,6 +113,18 @@ class Subject:
         sums = self._logps(trees, 1.0, f"texts under {self.name}")
         return Measure(tuple(text.id for text in texts), -sums, np.array([len(row) - 1.0 for row in ids]))
 
+    def _known(self, prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> Answers:
+        """From the store, or sampled now; always now if nobody can say by a key which model this is."""
+        if self.name not in self.ctx.keys:
+            return self._sample(prompts, sampling, seed)
+        asked = [prompt_id(p.prompt) for p in prompts]
+        decoding = sampling.model_dump(mode="json")
+        key = sha256_of([VERSION, self.ctx.keys[self.name], asked, decoding, seed])[:24]
+        folder = self.ctx.store.cached("samples", key, lambda part: _keep(self._sample(prompts, sampling, seed), part))
+        samples = [s for s in read_file(folder / "records.jsonl") if isinstance(s, Sample)]
+        flat = np.load(folder / "ids.npy")
+        return Answers(samples, np.split(flat, np.cumsum([s.tokens for s in samples])[:-1]))
+
     def _sample(self, prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> Answers:
         from align.generate.hf import HFGenerator
 
@@ -117,7 +133,7 @@ class Subject:
         samples = [
             Sample(
                 prompts[c.prompt].id, prompts[c.prompt].prompt, c.text, self.name, index=c.index, finish=c.finish,
-                tokens=len(c.ids), logp=sum(c.logps), extra=prompts[c.prompt].extra,
+                tokens=len(c.ids), logp=sum(c.logps),
             )
             for c in made
         ]  # fmt: skip

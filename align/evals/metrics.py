@@ -9,7 +9,7 @@ from itertools import groupby
 import numpy as np
 
 from align.evals.statistics import Measure
-from align.records import Sample
+from align.records import Sample, prompt_id
 
 
 def per_prompt(samples: Sequence[Sample], values: Sequence[float]) -> Measure:
@@ -59,6 +59,6 @@ def _ngrams(words: list[str], n: int) -> list[tuple[str, ...]]:
 
 
 def _groups(samples: Sequence[Sample]) -> tuple[tuple[str, ...], list[list[int]]]:
-    """Prompt ids in the order of the samples, and which samples answer each."""
-    grouped = [(id, list(group)) for id, group in groupby(range(len(samples)), key=lambda i: samples[i].id)]
-    return tuple(id for id, _ in grouped), [group for _, group in grouped]
+    """Each prompt, known by what was asked, in the order of the samples, and which samples answer it."""
+    grouped = [(asked, list(group)) for asked, group in groupby(range(len(samples)), key=lambda i: samples[i].prompt)]
+    return tuple(prompt_id(asked) for asked, _ in grouped), [group for _, group in grouped]

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from align.evals.statistics import wilson
+
 Floats = NDArray[np.float64]
 
 
@@ -21,8 +23,8 @@ def accuracy_report(scores: Floats, lengths: Floats, training_lengths: Floats) -
     """
     right, longer = _right(scores), float(_right(training_lengths).mean())
     ruler = _right(lengths if longer > 0.5 else -lengths)
-    low, high = interval(right)
-    ruler_low, ruler_high = interval(ruler)
+    low, high = wilson(right)
+    ruler_low, ruler_high = wilson(ruler)
     return {
         "test_pairs": float(len(right)),
         "test_accuracy": float(right.mean()),
@@ -36,12 +38,6 @@ def accuracy_report(scores: Floats, lengths: Floats, training_lengths: Floats) -
         "length_correlation": _correlation(scores.ravel(), lengths.ravel()),
         "score_spread": float(scores.std()),
     }
-
-
-def interval(right: Floats) -> tuple[float, float]:
-    """95 % Wilson interval of a share; `right` is 1, 0 or a half a pair."""
-    found = stats.binomtest(round(float(right.sum())), len(right)).proportion_ci(method="wilson")
-    return float(found.low), float(found.high)
 
 
 def _right(pairs: Floats) -> Floats:

@@ -7,11 +7,12 @@ difficulty of the prompts out of the difference (lm-evaluation-harness#3831 comp
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import bootstrap
+from scipy.stats import binomtest, bootstrap
 
 from align.errors import CheckError
 from align.rewards.base import Better
@@ -51,6 +52,17 @@ class Measure:
     def is_mean(self) -> bool:
         return bool((self.count == 1).all())
 
+    @property
+    def is_share(self) -> bool:
+        """Whether every prompt's value could be that of a rate."""
+        return self.is_mean and bool(((self.total >= 0) & (self.total <= 1)).all())
+
+    def of(self, ids: Sequence[str]) -> Measure:
+        """The part about these prompts, in their order."""
+        place = {id: i for i, id in enumerate(self.ids)}
+        chosen = [place[id] for id in ids]
+        return Measure(tuple(ids), self.total[chosen], self.count[chosen])
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -84,10 +96,22 @@ class Difference:
         return self.n >= ENOUGH and not self.low <= 0 <= self.high
 
 
-def interval(measure: Measure, seed: int) -> Interval:
-    """The measure's value with its percentile bootstrap interval."""
+def interval(measure: Measure, seed: int, share: bool = False) -> Interval:
+    """The measure's value with its percentile bootstrap interval.
+
+    share: whether it is a rate. Prompts that all say 0 or 1 give it a Wilson interval: drawn again and again, a rate of
+    0 or 1 never changes, and would look certain.
+    """
+    if share and np.isin(measure.total, (0, 1)).all() and len(measure.ids) > 1:
+        return Interval(measure.value, *wilson(measure.total), len(measure.ids))
     value, low, high, _ = _bootstrap((measure.total,) if measure.is_mean else (measure.total, measure.count), seed)
     return Interval(value, low, high, len(measure.ids))
+
+
+def wilson(right: np.ndarray) -> tuple[float, float]:
+    """95 % Wilson interval of a share; `right` is 1, 0 or a half each."""
+    found = binomtest(round(float(right.sum())), len(right)).proportion_ci(LEVEL, method="wilson")
+    return float(found.low), float(found.high)
 
 
 def difference(policy: Measure, baseline: Measure, seed: int) -> Difference:

@@ -21,6 +21,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from align.config import Sampling
 from align.errors import CheckError, TrainingError
 from align.generate.base import Completion, Progress, uniforms
+from align.models.preview import context_of
 from align.records import Messages
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class HFGenerator:
 
     def _prompts(self, prompts: Sequence[Messages], limit: int) -> Iterator[tuple[list[int], int]]:
         """The ids of each prompt and how many tokens may follow them."""
-        context = getattr(self.policy.model.config, "max_position_embeddings", None)
+        context = context_of(self.policy.model)
         for i, prompt in enumerate(prompts):
             ids = self.policy.chat.prompt(prompt)
             if not ids:

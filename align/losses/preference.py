@@ -71,10 +71,10 @@ def bradley_terry(
 ) -> Tensor:
     """Bradley-Terry loss of a reward model, with the margin of Llama 2 (arXiv:2307.09288, eq. 2) and soft labels.
 
-    chosen, rejected: (pairs,) scores. margin: by how much the chosen score should lead.
+    chosen, rejected: (pairs,) scores. margin: by how much the better score should lead, whichever that is.
     """
-    lead = chosen - rejected - margin
-    return -(1 - smoothing) * logsigmoid(lead) - smoothing * logsigmoid(-lead)
+    lead = chosen - rejected
+    return -(1 - smoothing) * logsigmoid(lead - margin) - smoothing * logsigmoid(-lead - margin)
 
 
 def centering(chosen: Tensor, rejected: Tensor) -> Tensor:

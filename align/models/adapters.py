@@ -86,7 +86,7 @@ class Adapters:
     def train(self, name: str | None) -> None:
         """From now on exactly this adapter's tensors get gradients, and the model's own get none."""
         for path, parameter in self.model.named_parameters():
-            parameter.requires_grad_(name is not None and f".{name}." in path)
+            parameter.requires_grad_(name is not None and name in path.split("."))
 
     @contextmanager
     def active(self, names: Sequence[str]) -> Iterator[None]:
@@ -161,14 +161,16 @@ class Adapters:
     def _check_targets(self, targets: Sequence[str]) -> None:
         ends = {name.rpartition(".")[2] for name, module in self.model.named_modules() if isinstance(module, nn.Linear)}
         for target in targets:
-            if not any(name.endswith(target) for name, _ in self.model.named_modules()):
+            if not any(f".{name}".endswith(f".{target}") for name, _ in self.model.named_modules()):
                 raise CheckError(f"lora.targets: no module is called {target!r}.{suggestion(target, ends)}")
 
     def _untie_adapted_embeddings(self) -> None:
-        """Gives the output layer weights of its own before it is merged into, or the input layer would change too."""
-        outputs: Any = self.model.get_output_embeddings()
-        if outputs is not None and hasattr(outputs, "base_layer") and self.model.config.tie_word_embeddings:
-            outputs.base_layer.weight = nn.Parameter(outputs.base_layer.weight.detach().clone())
+        """Gives the output layer weights of its own before one of the two is merged into, or the other would change."""
+        inputs, outputs = cast(Any, self.model.get_input_embeddings()), cast(Any, self.model.get_output_embeddings())
+        adapted = hasattr(inputs, "base_layer") or hasattr(outputs, "base_layer")
+        if outputs is not None and adapted and self.model.config.tie_word_embeddings:
+            layer = getattr(outputs, "base_layer", outputs)
+            layer.weight = nn.Parameter(layer.weight.detach().clone())
             self.model.config.tie_word_embeddings = False
 
 

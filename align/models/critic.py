@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from align.data.tree import Batch
@@ -40,7 +41,8 @@ class ActorCritic(nn.Module):
         if self.critic is not None:
             values = self.critic(batch, before=True)
         elif self.head is not None:
-            values = self.head(hidden.to(self.head.weight.dtype))[:, 0].float()
+            with torch.autocast(hidden.device.type, enabled=False):
+                values = self.head(hidden.float())[:, 0]
         return Assessed(logp, spread, values)
 
 

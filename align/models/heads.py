@@ -68,9 +68,9 @@ class Reward(Loaded):
         state = load_file(folder / HEAD)
         self.score_head.to(state["weight"].dtype).load_state_dict(state)
 
-    def prepare(self, source: Artifact | Model, lora: Lora | None, handover: Handover, seed: int) -> None:
+    def prepare(self, lora: Lora | None, handover: Handover, seed: int) -> None:
         """Makes ready for training, with a new head that trains in float32 beside the adapter or all weights."""
-        super().prepare(source, lora, handover, seed)
+        super().prepare(lora, handover, seed)
         head = self.score_head.float()
         generator = torch.Generator().manual_seed(seed)
         drawn = torch.randn(head.weight.shape, generator=generator) / math.sqrt(head.in_features + 1)
@@ -107,11 +107,11 @@ def load_reward(
     The other arguments are those of `load_policy`; `seed` draws the new head too.
     """
     if train:
-        check_handover(source, lora, adapter)  # before weights are read
+        check_handover(source, lora, adapter, base)  # before weights are read
     reward = Reward.load(source, base, store, device)
     if not (train or reward.has_head):
         raise ContractError(f"{reward.contract.maker}: a language model, not a reward model: it has no score head")
     reward.model.requires_grad_(False)
     if train:
-        reward.prepare(source, lora, adapter, seed)
+        reward.prepare(lora, adapter, seed)
     return reward

@@ -38,6 +38,7 @@ Handover = Literal["continue", "new", "merge-first"]
 them, or they are merged into the weights first."""
 
 BASE = "base.json"
+PEFT = "adapter_config.json"
 NAMED = ("plain", "raw")
 JINJA = re.compile(r"{[{%]")
 
@@ -99,9 +100,9 @@ class Loaded(ABC):
         measure = self.measure if probes else None
         self.contract.verify(self.tokenizer, dtype, self.adapters.hashes(), measure, place)
 
-    def prepare(self, source: Artifact | Model, lora: Lora | None, handover: Handover, seed: int) -> None:
+    def prepare(self, lora: Lora | None, handover: Handover, seed: int) -> None:
         """Makes ready for training: one adapter and nothing else, or all weights in float32."""
-        check_handover(source, lora, handover)
+        _check(bool(self.adapters), bool(self.contract.quantize), lora, handover)
         if handover == "continue":
             self.own = self.adapters.names[-1]
             self.adapters.freeze_copy(self.own)
@@ -165,10 +166,29 @@ class Loaded(ABC):
                 parameter.data = data
 
 
-def check_handover(source: Artifact | Model, lora: Lora | None, handover: Handover) -> None:
-    """Raises CheckError where the adapters that `source` arrives with and what a stage asks for don't fit together."""
-    adapted = not isinstance(source, Model) and (source.path / "adapter").is_dir()
-    quantized = source.quantize if isinstance(source, Model) else Contract.read(source.path).quantize
+def check_handover(
+    source: Artifact | Model, lora: Lora | None, handover: Handover, base: Path | None = None
+) -> None:
+    """Raises CheckError where the adapters that `source` arrives with and what a stage asks for don't fit together.
+
+    base: the folder at which relative paths of outside models start.
+    """
+    _check(is_adapted(source, base), is_quantized(source), lora, handover)
+
+
+def is_adapted(source: Artifact | Model, base: Path | None = None) -> bool:
+    """Whether a policy arrives with an adapter: its own stage's, or as a PEFT folder that somebody else made."""
+    if isinstance(source, Model):
+        return ((base or Path()) / Path(source.path).expanduser() / PEFT).is_file()
+    return (source.path / "adapter").is_dir()
+
+
+def is_quantized(source: Artifact | Model) -> bool:
+    """Whether the weights of a policy, those beneath its adapters, are 4-bit."""
+    return bool(source.quantize if isinstance(source, Model) else Contract.read(source.path).quantize)
+
+
+def _check(adapted: bool, quantized: bool, lora: Lora | None, handover: Handover) -> None:
     if handover != "new" and not adapted:
         raise CheckError(f"adapter: {handover} needs a policy with an adapter; this one has full weights")
     if handover == "continue" and lora is not None:
@@ -221,11 +241,12 @@ def _beneath(kind: type[L], beneath: dict[str, Any], source: Artifact, store: St
 
 def _outside(kind: type[L], source: Model, base: Path | None, device: str) -> L:
     source = located(source, base)
-    adapter = Path(source.path) / "adapter_config.json"
+    adapter = Path(source.path) / PEFT
     if adapter.is_file():  # a PEFT folder that somebody else made
         below = json.loads(adapter.read_text())["base_model_name_or_path"]
         loaded = kind.load(source.model_copy(update={"path": below}), Path(source.path), None, device)
         loaded.adapters.load(Path(source.path))
+        loaded.beneath = loaded.origin
         loaded.origin = {"model": source.model_dump(exclude_defaults=True)}
         return loaded
     commit = None if Path(source.path).is_dir() else source.revision

@@ -197,4 +197,6 @@ class RewardModel(nn.Module):
         """
         head = _without_peft(self.model).score
         hidden = hidden_states(self.model, batch).index_select(0, batch.source if before else batch.last)
-        return head(hidden.to(head.weight.dtype))[:, 0].float()
+        with torch.autocast(hidden.device.type, enabled=False):  # in bfloat16 scores lie 1/64 apart
+            bias = None if head.bias is None else head.bias.float()
+            return torch.nn.functional.linear(hidden.float(), head.weight.float(), bias)[:, 0]

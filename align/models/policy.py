@@ -81,11 +81,11 @@ def load_policy(
     seed: of the new adapter's random half.
     """
     if train:
-        check_handover(source, lora, adapter)  # before weights are read
+        check_handover(source, lora, adapter, base)  # before weights are read
     policy = Policy.load(source, base, store, device)
     policy.model.requires_grad_(False)
     if train:
-        policy.prepare(source, lora, adapter, seed)
+        policy.prepare(lora, adapter, seed)
     return policy
 
 

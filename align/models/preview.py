@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from align.config import Lora, Model
 from align.data.chat import Chat
 from align.errors import ContractError
+from align.models.adapters import Adapters
 from align.models.contract import Contract
-from align.models.loaded import BASE, located, template_of
-from align.models.weights import load_tokenizer
+from align.models.loaded import BASE, PEFT, located, template_of
+from align.models.weights import headers, load_tokenizer
 
 if TYPE_CHECKING:
     from align.store import Artifact, Store
@@ -34,6 +36,8 @@ class Preview:
     """On the meta device."""
     tokenizer: PreTrainedTokenizerBase
     contract: Contract
+    adapter: int = 0
+    """Numbers in the last adapter that the model arrives with."""
 
     @cached_property
     def chat(self) -> Chat:
@@ -45,28 +49,39 @@ class Preview:
         return sum(p.numel() for p in self.model.parameters())
 
     def adapter_parameters(self, lora: Lora) -> int:
-        """Numbers in a new adapter."""
-        head = self.model.get_output_embeddings()
-        return sum(
-            lora.r * (part.in_features + part.out_features)
-            for name, part in self.model.named_modules()
-            if isinstance(part, nn.Linear)
-            and part is not head
-            and (lora.targets == "all-linear" or name.rpartition(".")[2] in lora.targets)
-        )
+        """Numbers in a new adapter. Raises CheckError where a target names no module."""
+        model = copy.deepcopy(self.model)
+        with torch.device("meta"):
+            name = Adapters(model).add(lora, seed=0)
+        return sum(p.numel() for path, p in model.named_parameters() if name in path.split("."))
 
     def training_bytes(self, lora: Lora | None, adapted: bool) -> int:
-        """Bytes of weights, gradients and optimizer state while training, activations not counted."""
+        """Bytes of weights, gradients and optimizer state while training, activations not counted.
+
+        adapted: whether, without `lora`, the adapter that the model arrives with trains.
+        """
         if lora is None and not adapted:
             return 16 * self.parameters
-        trained = self.adapter_parameters(lora) if lora else 0
-        return BYTES[self.contract.dtype] * self.parameters + 16 * trained
+        return BYTES[self.contract.dtype] * self.parameters + 16 * self._trained(lora)
 
-    def saved_bytes(self, lora: Lora | None, adapted: bool, checkpoints: int) -> int:
-        """Bytes on disk: the result, and training checkpoints (weights and two moments in float32) while it is made."""
+    def saved_bytes(self, lora: Lora | None, adapted: bool, checkpoints: int, best: bool = False) -> int:
+        """Bytes on disk: the result, and training checkpoints (weights and two moments in float32) while it is made.
+
+        best: whether the best weights are kept. That is up to three copies in float32: the best, the best as of the
+        newest checkpoint, and one that is being written.
+        """
+        held = 12 * (checkpoints + best)
         if lora is None and not adapted:
-            return self.parameters * (BYTES[self.contract.dtype] + 12 * checkpoints)
-        return (self.adapter_parameters(lora) if lora else 0) * (4 + 12 * checkpoints)
+            return self.parameters * (BYTES[self.contract.dtype] + held)
+        return self._trained(lora) * (4 + held)
+
+    def _trained(self, lora: Lora | None) -> int:
+        return self.adapter_parameters(lora) if lora else self.adapter
+
+
+def context_of(model: Any) -> int | None:
+    """How many tokens a model can read, or None where its config sets no limit."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
 def preview(source: Artifact | Model, base: Path, store: Store) -> Preview:
@@ -74,15 +89,21 @@ def preview(source: Artifact | Model, base: Path, store: Store) -> Preview:
     if not isinstance(source, Model):
         contract = Contract.read(source.path)
         tokenizer = load_tokenizer(source.path / ("model" if (source.path / "model").is_dir() else "adapter"))
-        return Preview(_bottom(source, store), tokenizer, contract)
+        return Preview(_bottom(source, store), tokenizer, contract, _numbers(source.path / "adapter"))
     source = located(source, base)
-    if (Path(source.path) / "adapter_config.json").is_file():
-        below = json.loads((Path(source.path) / "adapter_config.json").read_text())["base_model_name_or_path"]
-        return preview(source.model_copy(update={"path": below}), Path(source.path), store)
+    folder = Path(source.path)
+    if (folder / PEFT).is_file():
+        below = json.loads((folder / PEFT).read_text())["base_model_name_or_path"]
+        return replace(preview(source.model_copy(update={"path": below}), folder, store), adapter=_numbers(folder))
     model, tokenizer = _shapes(source.path, source.revision, source.dtype), load_tokenizer(source.path, source.revision)
     template = template_of(tokenizer, source.template)
     contract = Contract.of(model, tokenizer, source.path, template, source.stop, source.quantize)
     return Preview(model, tokenizer, contract)
+
+
+def _numbers(folder: Path) -> int:
+    """How many numbers the safetensors files of a folder hold."""
+    return sum(math.prod(tensor["shape"]) for tensor in headers(folder).values())
 
 
 def _bottom(source: Artifact, store: Store) -> PreTrainedModel:

@@ -3,7 +3,8 @@
 A stage's key is made of its registered name and version, the fields that differ from their defaults, the seed, and
 the keys of its inputs; so its name in the recipe, the order of keys in YAML, comments, and new fields at their default
 change nothing. What comes from outside counts by content: local files by hash, hub names by commit. A field of type
-`Path` is a file beside the recipe and counts by content, too.
+`Path` is a file beside the recipe and counts by content, too. So does the plugin file of a reward or a row format,
+wherever one is used; stages, those of plugins too, have their version for that.
 
 The name of a stage must therefore not decide its result; only a report shows the names of what it reports on, and has
 them in its key.
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
@@ -22,7 +23,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from align.config import Data, Model
+from align.data.formats import FORMATS
 from align.recipe import outside
+from align.registry import file_of
+from align.rewards.base import REWARDS, RewardSpec
 from align.stage import Reference
 
 if TYPE_CHECKING:
@@ -45,11 +49,11 @@ def keys(recipe: Recipe, hash_of: Callable[[Path], str]) -> dict[str, Key]:
     """The key of every outside input and every stage of a recipe, by name."""
     made: dict[str, Key] = {}
     for name, entry in {**recipe.models, **recipe.data}.items():
-        canonical = _Canonical(recipe.base, hash_of, recipe.smoke)
+        canonical = _Canonical(recipe.base, hash_of, recipe.smoke, recipe.plugins)
         made[name] = canonical.key(canonical.outside(entry))
     for name, stage in recipe.stages.items():
         inputs = {path: made[reference.name] for path, reference in stage.references()}
-        canonical = _Canonical(recipe.base, hash_of, recipe.smoke, names=stage.makes == "report")
+        canonical = _Canonical(recipe.base, hash_of, recipe.smoke, recipe.plugins, names=stage.makes == "report")
         canonical.doubts += [key.provisional for key in inputs.values() if key.provisional]
         parts = {
             "stage": stage.name,
@@ -69,6 +73,7 @@ class _Canonical:
     base: Path
     hash_of: Callable[[Path], str]
     smoke: bool
+    plugins: tuple[Path, ...]
     names: bool = False
     """Whether the names of inputs count; they do in a report, which is read by people."""
     doubts: list[str] = field(default_factory=list)
@@ -98,11 +103,13 @@ class _Canonical:
     def changed(self, block: BaseModel, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
         """The fields of a block that say something: all but those at their default."""
         fields = {name: (info, getattr(block, name)) for name, info in type(block).model_fields.items()}
-        return {
+        said = {
             name: self.value(value)
             for name, (info, value) in fields.items()
             if name not in leave_out and _counts(info, value)
         }
+        code = {file: self.hash_of(file) for thing in _code(block) if (file := file_of(thing)) in self.plugins and file}
+        return said | {"plugin code": sorted(code.values())} if code else said
 
     def value(self, value: Any) -> Any:
         if isinstance(value, Reference):
@@ -120,6 +127,27 @@ class _Canonical:
         if isinstance(value, (set, frozenset)):
             return sorted((self.value(item) for item in value), key=_dumps)
         return value
+
+
+def blocks(value: Any) -> Iterator[BaseModel]:
+    """Every block in a value, however deep, itself included."""
+    if isinstance(value, BaseModel):
+        yield value
+        value = [getattr(value, name) for name in type(value).model_fields]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from blocks(item)
+
+
+def _code(block: BaseModel) -> list[Callable[..., Any]]:
+    """The functions that a block has called: its rule, its row format, or any format if it is to be recognised."""
+    if isinstance(block, RewardSpec):
+        return [REWARDS[block.rule].function] if block.rule in REWARDS.names() else []
+    if isinstance(block, Data) and block.path != "toy":
+        return [form.read for form in FORMATS.values() if block.format in (None, form.name)]
+    return []
 
 
 def _counts(info: FieldInfo, value: Any) -> bool:

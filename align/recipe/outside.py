@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -68,11 +69,21 @@ def files(entry: Model | Data, base: Path) -> list[Path] | None:
         return None if sources.is_hub_name(entry.path, base) else sources.files(entry, base)
     path = under(base, entry.path)
     if path.exists():
-        return [path]
+        return [path, *_beneath(path)]
     if re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", entry.path):
         return None
     near = suggestion(path.name, [p.name for p in path.parent.glob("*")]) if path.parent.is_dir() else ""
     raise DataError(f"{path}: no such folder, and no hub name either.{near}")
+
+
+def _beneath(folder: Path) -> list[Path]:
+    """The local folder of the weights that a PEFT folder is an adapter for, and what lies beneath that."""
+    try:
+        named = json.loads((folder / "adapter_config.json").read_text("utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError):
+        return []
+    below = folder / (named or "")
+    return [below, *_beneath(below)] if named and below.is_dir() and below.resolve() != folder.resolve() else []
 
 
 class Hub:

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 from pydantic_core.core_schema import ValidationInfo
 
 from align.config import Config, Model
-from align.errors import AlignError
+from align.errors import AlignError, CheckError
 from align.records import Prompt
 from align.registry import Registry
 from align.stage import Context, Reference, RewardRef
@@ -124,7 +124,7 @@ class RewardSpec(Config):
     clip: tuple[float, float] | None = None
     """Lowest and highest score."""
     better: Literal["higher", "lower", "neither"] | None = None
-    """Which scores are good; none means what the rule says, and higher for a model."""
+    """Which scores are good; none means what the rule says, and higher for a model, turned by a negative `scale`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -202,8 +202,32 @@ def load(wanted: RewardRef | RewardSpec, ctx: Context) -> Reward:
         found: Reward = TrainedReward.load(wanted.model, ctx, wanted.name)
     else:
         found = bound(REWARDS[str(wanted.rule)], wanted.options, ctx.base)
-    better = found.better if wanted.better is None else None if wanted.better == "neither" else wanted.better
-    return Scaled(found, wanted.name, better, wanted.scale, wanted.clip)
+    return Scaled(found, wanted.name, direction(wanted), wanted.scale, wanted.clip)
+
+
+def direction(wanted: RewardRef | RewardSpec) -> Better:
+    """Which scores of a reward are good, said without loading it. A negative scale turns what the rule says."""
+    if isinstance(wanted, Reference):
+        return "higher"
+    if wanted.better is not None:
+        return None if wanted.better == "neither" else wanted.better
+    own: Better = "higher" if wanted.rule is None else REWARDS[wanted.rule].better
+    if own is None or wanted.scale >= 0:
+        return own
+    return "lower" if own == "higher" else "higher"
+
+
+def rehearse(wanted: Sequence[RewardRef | RewardSpec], ctx: Context, prompt: Prompt) -> None:
+    """Scores a reply to a prompt by each rule, so that one that cannot work fails before anything is sampled."""
+    for rule in wanted:
+        if isinstance(rule, RewardSpec) and rule.rule is not None:
+            try:
+                load(rule, ctx)([prompt], ["Yes."])
+            except AlignError:
+                raise
+            except Exception as error:  # A rule is anybody's function.
+                what = f"{type(error).__name__}: {error}"
+                raise CheckError(f"reward {rule.name!r} fails on prompt {prompt.id}: {what}") from error
 
 
 def bound(rule: Rule, options: Mapping[str, Any], base: Path) -> Rule:

@@ -51,7 +51,7 @@ class Card(Config):
     clip: tuple[float, float] | None = None
     """Lowest and highest score."""
     better: Literal["higher", "lower", "neither"] | None = None
-    """Which scores are good; none means what the rule says, and higher for a model."""
+    """Which scores are good; none means what the rule says, and higher for a model, turned by a negative `scale`."""
     cases: tuple[Case, ...] = ()
     """Good must outscore bad, by what `better` says."""
 

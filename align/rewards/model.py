@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -13,6 +14,7 @@ from align.data.tree import Reply, Tree
 from align.errors import DataError
 from align.models.heads import Reward as RewardModel
 from align.models.heads import load_reward
+from align.models.preview import context_of
 from align.records import Message, Prompt
 from align.rewards.base import Better
 from align.stage import Context
@@ -25,12 +27,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainedReward:
-    """A reward model's score of each reply, read at its end."""
+    """A reward model's score of each reply, read at its end; NaN where prompt and reply exceed its context."""
 
     model: RewardModel
     name: str
     max_tokens: int
     """Tokens of one micro-batch."""
+    note: Callable[[str], None]
+    """Tells people what it could not read."""
     better: Better = "higher"
 
     @classmethod
@@ -38,25 +42,27 @@ class TrainedReward:
         if isinstance(source, Data):
             raise DataError(f"stages.{ctx.stage}: {name!r} is a dataset, not a reward model")
         model = load_reward(source, base=ctx.base, store=ctx.store, device=ctx.machine.device)
-        return cls(model, name, token_budget(ctx.machine, model.model.device))
+        return cls(model, name, token_budget(ctx.machine, model.model.device), ctx.note)
 
     def __call__(self, prompts: Sequence[Prompt], replies: Sequence[str]) -> list[float]:
         module = self.model.module.eval()
+        trees = [self._tree(p, r) for p, r in zip(prompts, replies, strict=True)]
+        context = context_of(self.model.model) or math.inf
+        fits = [tree.length("plain") <= context for tree in trees]
+        if not all(fits):
+            self.note(f"{self.name} reads at most {context} tokens: {fits.count(False)} of {len(fits)} replies, with "
+                      f"their prompts, have more and get no score, such as one to prompt "
+                      f"{trees[fits.index(False)].id}")  # fmt: skip
         scores = per_reply_of(
-            module, [self._tree(p, r) for p, r in zip(prompts, replies, strict=True)], layout="plain",
+            module, [tree for tree, fit in zip(trees, fits, strict=True) if fit], layout="plain",
             pad=self.model.contract.pad, max_tokens=self.max_tokens, device=self.model.model.device,
         )  # fmt: skip
-        return [float(score) for row in scores for score in row]
+        found = iter(scores)
+        return [float(next(found)[0]) if fit else math.nan for fit in fits]
 
     def _tree(self, prompt: Prompt, reply: str) -> Tree:
         chat = self.model.chat
         before = chat.prompt(prompt.prompt)
         said = (Message("assistant", reply),)
         ids = chat.reply(prompt.prompt, said) if reply.strip() else [self.model.contract.stop[0]]
-        context = getattr(self.model.model.config, "max_position_embeddings", None)
-        if context is not None and len(before) + len(ids) > context:
-            raise DataError(
-                f"reward {self.name!r} reads at most {context} tokens, and prompt {prompt.id} with its reply has "
-                f"{len(before) + len(ids)}; sample fewer tokens or leave out long prompts"
-            )
         return Tree(prompt.id, np.array(before, np.int32), (Reply(np.array(ids, np.int32)),))

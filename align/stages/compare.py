@@ -11,14 +11,13 @@ from align.config import Sampling
 from align.data import read, write
 from align.data.fields import DataField
 from align.errors import CheckError
-from align.records import Text
-from align.rewards.base import Better, Reward, RewardField, load, names
+from align.records import Prompt, Text
+from align.rewards.base import Better, Reward, RewardField, load, names, rehearse
 from align.stage import Context, PolicyRef, Stage, seed_of
 
 if TYPE_CHECKING:
     from align.evals.evaluate import Answers
     from align.evals.statistics import Measure
-    from align.models.contract import Contract
 
     Measures = dict[str, dict[str, Measure]]
 
@@ -50,6 +49,9 @@ class Compare(Stage):
     """Tokens of each text that are read, from its start."""
     templates: Literal["same", "own"] = "same"
     """`own` lets policies with different chat templates be compared, each with its own."""
+    max_too_long: float = Field(0.1, ge=0, le=1)
+    """The share of prompts that may leave a policy or a reward model no room for a reply; they are left out for all
+    policies alike, and more is an error."""
 
     @model_validator(mode="after")
     def _distinct_names(self) -> Compare:
@@ -62,9 +64,7 @@ class Compare(Stage):
         return self
 
     def check(self, ctx: Context) -> dict[str, Any]:
-        from align.evals.evaluate import questions
-
-        prompts = len(questions(ctx, self.prompts))
+        prompts = len(self._asked(ctx))
         if prompts < 2:
             raise CheckError(f"a comparison needs at least 2 prompts, and hundreds to tell much; there is {prompts}")
         figures = {"prompts": prompts, "replies": prompts * self.sampling.n * len(self.policies)}
@@ -74,49 +74,72 @@ class Compare(Stage):
         from align.evals.compare import comparison, markdown
 
         rewards = [load(reward, ctx) for reward in self.rewards]
-        answers, measures = self._measured(ctx, rewards)
+        answers, measures, tokenizers = self._measured(ctx, rewards)
         better: dict[str, Better] = {reward.name: reward.better for reward in rewards}
         better |= {"nll": "lower", "perplexity": "lower"}
-        prompts = len({sample.id for sample in next(iter(answers.values())).samples})
+        prompts = len({sample.prompt for sample in next(iter(answers.values())).samples})
         settings = self.sampling.model_dump() | {"seed": ctx.seed, "prompts": prompts, "templates": self.templates}
         settings["base"] = (self.base or self.policies[0]).name
-        found = comparison(measures, better, settings, seed_of(ctx.seed, "bootstrap"))
+        found = comparison(measures, better, settings, seed_of(ctx.seed, "bootstrap"), tokenizers)
+        for sentence in found["notes"]:
+            ctx.note(sentence)
         for name, made in answers.items():
             write(made.samples, ctx.out / "replies" / f"{name}.jsonl")
         (ctx.out / "comparison.json").write_text(json.dumps(found, indent=1) + "\n")
         (ctx.out / "comparison.md").write_text(markdown(found))
         return {f"{name}/{m}": v["value"] for name, values in found["policies"].items() for m, v in values.items()}
 
-    def _measured(self, ctx: Context, rewards: list[Reward]) -> tuple[dict[str, Answers], Measures]:
-        """Every policy's replies, and what was measured of it."""
-        from align.evals.evaluate import Subject, questions, scored
+    def _measured(
+        self, ctx: Context, rewards: list[Reward]
+    ) -> tuple[dict[str, Answers], Measures, dict[str, str]]:
+        """Every policy's replies, what was measured of it, and its tokenizer."""
+        from align.evals.evaluate import Subject, scored
         from align.evals.metrics import descriptions, scores
 
-        prompts = questions(ctx, self.prompts)
+        prompts = self._asked(ctx)
         texts = read(ctx, self.text, Text) if self.text is not None else []
-        answers, measures, contracts = {}, {}, {}
+        answers, measures, tokenizers = {}, {}, {}
         for reference in self.policies:
             subject = Subject(ctx, reference)
-            name, contracts[subject.name] = subject.name, subject.policy.contract
-            self._same_template(next(iter(contracts.values())), contracts[name], name)
+            name, tokenizers[subject.name] = subject.name, subject.policy.contract.tokenizer
             made = scored(subject.answers(prompts, self.sampling, seed_of(ctx.seed, "answers")), rewards)
             measures[name] = scores(made.samples, [reward.name for reward in rewards]) | descriptions(made.samples)
             if texts:
                 measures[name]["nll"] = subject.nll(texts, self.text_tokens)
             answers[name] = made
             subject.release()
-        self._add_kl(ctx, answers, measures, contracts)
-        return answers, measures
+        self._add_kl(ctx, answers, measures, tokenizers)
+        return answers, measures, tokenizers
 
-    def _same_template(self, first: Contract, other: Contract, name: str) -> None:
-        if self.templates == "same" and first.template != other.template:
-            raise CheckError(
-                f"{name!r} was made with another chat template than {self.policies[0].name!r}; with `templates: own` "
-                "each is asked in its own"
-            )
+    def _asked(self, ctx: Context) -> list[Prompt]:
+        """The prompts that every policy, the base among them, can answer and every reward model can read."""
+        from align.evals.evaluate import questions
+        from align.evals.fitting import fitting, readers
+
+        policies = dict.fromkeys([*self.policies, *([self.base] if self.base else [])])
+        reading = readers(ctx, policies, ())
+        self._check_templates({reader.name: reader.seen.contract.template for reader in reading})
+        reading += readers(ctx, (), self.rewards)
+        prompts, left_out = fitting(
+            questions(ctx, self.prompts), reading, self.sampling.max_new_tokens, self.max_too_long
+        )
+        if left_out:
+            ctx.note(left_out)
+        if prompts:
+            rehearse(self.rewards, ctx, prompts[0])
+        return prompts
+
+    def _check_templates(self, templates: dict[str, str]) -> None:
+        first = next(iter(templates), None)
+        for name, template in templates.items():
+            if self.templates == "same" and template != templates[first]:
+                raise CheckError(
+                    f"{name!r} was made with another chat template than {first!r}; with `templates: own` each is "
+                    "asked in its own"
+                )
 
     def _add_kl(
-        self, ctx: Context, answers: dict[str, Answers], measures: Measures, contracts: dict[str, Contract]
+        self, ctx: Context, answers: dict[str, Answers], measures: Measures, tokenizers: dict[str, str]
     ) -> None:
         """KL to the base, in nats a token: what the policy says of its own tokens minus what the base says of them."""
         from align.evals.evaluate import Subject
@@ -130,7 +153,7 @@ class Compare(Stage):
         for name, made in answers.items():
             if name == base.name:
                 continue
-            if contracts[name].tokenizer != base.policy.contract.tokenizer:
+            if tokenizers[name] != base.policy.contract.tokenizer:
                 ctx.note(f"kl of {name} is not measured: {base.name} has another tokenizer")
                 continue
             theirs = base.logps(made, drawn.temperature)

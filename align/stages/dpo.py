@@ -11,6 +11,9 @@ from align.records import Preference
 from align.stage import Context, PolicyRef
 from align.train.fields import REFERENCE_FREE, SOFT, Training
 
+DOUBT = 0.45
+"""The largest probability of a wrong label that `robust` takes."""
+
 
 class DPO(Training):
     """Preference optimization without a reward model: raise the chosen reply above the rejected one.
@@ -54,6 +57,9 @@ class DPO(Training):
         soft = sum(tree.numbers["label"] != 1 for tree in trees)
         if soft and self.loss not in SOFT:
             raise CheckError(f"loss: {self.loss} takes no soft labels, but {soft} pairs have one; {SOFT} take them")
+        doubt = max(self.smoothing + (1 - 2 * self.smoothing) * (1 - tree.numbers["label"]) for tree in trees)
+        if self.loss == "robust" and doubt > DOUBT:
+            raise CheckError(f"loss: robust weighs pairs by 1 / (1 - 2 p); with p = {doubt:.2f} one drowns the others")
         return figures
 
     def run(self, ctx: Context) -> dict[str, float]:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from itertools import groupby
 from math import isnan
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from align.data import read, write
 from align.data.fields import DataField
 from align.errors import CheckError
-from align.records import Message, Preference, Prompt, Sample
-from align.rewards.base import Reward, RewardField, load
+from align.records import Message, Messages, Preference, Prompt, Sample
+from align.rewards.base import Reward, RewardField, direction, load, rehearse
 from align.stage import Context, Stage
 
 
@@ -36,14 +35,23 @@ class Prefer(Stage):
     unfinished: Literal["drop", "keep"] = "drop"
     """Replies that were cut at the token limit; kept ones are marked, so that no stop is trained after them."""
 
+    @model_validator(mode="after")
+    def _says_what_is_better(self) -> Prefer:
+        if direction(self.reward) is None:
+            raise ValueError(
+                f"reward: {self.reward.name!r} calls no score better; write `better: higher` or `better: lower`"
+            )
+        return self
+
     def check(self, ctx: Context) -> dict[str, Any]:
-        return {"samples": len(read(ctx, self.data, Sample))}
+        samples = read(ctx, self.data, Sample)
+        if samples:
+            rehearse([self.reward], ctx, _prompt(samples[0]))
+        return {"samples": len(samples)}
 
     def run(self, ctx: Context) -> dict[str, float]:
         samples = read(ctx, self.data, Sample)
         reward = load(self.reward, ctx)
-        if reward.better is None:
-            raise CheckError(f"reward {reward.name!r} calls no score better; write `better: higher` or `better: lower`")
         left_out: Counter[str] = Counter()
         pairs = list(self._pairs(samples, reward, left_out))
         if not pairs:
@@ -58,13 +66,15 @@ class Prefer(Stage):
         kept = [s for s in samples if self.unfinished == "keep" or s.finish == "stop"]
         if len(kept) < len(samples):
             left_out["unfinished replies"] = len(samples) - len(kept)
-        scores = reward([Prompt(s.id, s.prompt, s.extra) for s in kept], [s.reply for s in kept])
+        scores = reward([_prompt(s) for s in kept], [s.reply for s in kept])
         sign = -1 if reward.better == "lower" else 1
         scored = [(s, score) for s, score in zip(kept, scores, strict=True) if not isnan(score)]
         if len(scored) < len(kept):
             left_out["replies without a score"] = len(kept) - len(scored)
-        ranked = sorted(scored, key=lambda pair: pair[0].id)
-        for _, group in groupby(ranked, key=lambda pair: pair[0].id):
+        answered: dict[Messages, list[tuple[Sample, float]]] = {}
+        for sample, score in scored:
+            answered.setdefault(sample.prompt, []).append((sample, score))
+        for group in answered.values():
             order = sorted(group, key=lambda pair: (-sign * pair[1], pair[0].index))
             (best, high), (worst, low) = order[0], order[-1]
             margin = abs(high - low)
@@ -78,6 +88,10 @@ class Prefer(Stage):
                 yield Preference(
                     best.id, best.prompt, chosen, rejected, margin=margin, unfinished=cut, extra=best.extra
                 )
+
+
+def _prompt(sample: Sample) -> Prompt:
+    return Prompt(sample.id, sample.prompt, sample.extra)
 
 
 def _counted(left_out: Counter[str]) -> str:

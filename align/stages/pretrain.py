@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
@@ -40,8 +41,8 @@ class Pretrain(Training):
     """From scratch: `architecture` (llama, gpt2, ...) and sizes of its transformers config, such as `hidden_size`."""
     tokenizer: Tokenizer | None = None
     """From scratch: the tokenizer to make."""
-    template: str | None = None
-    """From scratch: the chat template that later stages use, `plain`, `raw` or a path; none means `plain`."""
+    template: Literal["plain", "raw"] | Path | None = None
+    """From scratch: the chat template of later stages, `plain`, `raw` or a jinja file; none means `plain`."""
 
     @model_validator(mode="after")
     def _scratch_or_further(self) -> Pretrain:
@@ -90,4 +91,5 @@ class Pretrain(Training):
         texts = [record.text for record in read(ctx, self.data, Text)]
         tokenizer = train_tokenizer(texts, made.kind, made.vocabulary)
         assert self.model is not None  # the fields' validator saw to it
-        return from_scratch(self.model, tokenizer, template=self.template or "plain", seed=ctx.seed_of("weights"))
+        template = (ctx.base / self.template).read_text() if isinstance(self.template, Path) else self.template
+        return from_scratch(self.model, tokenizer, template=template or "plain", seed=ctx.seed_of("weights"))

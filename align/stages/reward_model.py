@@ -34,36 +34,43 @@ class RewardModel(Training):
     """The model whose backbone the reward model starts from."""
     centering: float = Field(0.01, ge=0)
     """Weight of (chosen + rejected)^2, which keeps scores around 0 (arXiv:2312.09244, eq. 2)."""
+    margin: float = Field(default=0.0, ge=0)
+    """How much a pair's margin counts (arXiv:2307.09288, eq. 2): scores should lead by so many times it. Margins are in
+    the units of the data, such as points of a rating."""
     test: DataField | None = None
     """Held-out pairs: accuracy with its interval, beside that of a rule that knows lengths only."""
 
     def check(self, ctx: Context) -> dict[str, Any]:
         from align.train.preflight import preflight
+        from align.train.session import trees_for
 
-        figures, _ = preflight(ctx, self, self.policy)
-        return figures | ({"test pairs": len(read(ctx, self.test, Preference))} if self.test is not None else {})
+        figures, trees = preflight(ctx, self, self.policy)
+        if not self.margin and any(tree.numbers["margin"] for tree in trees):
+            ctx.note("the pairs have margins, which do not count unless margin: says how much")
+        if self.test is not None:
+            figures["test pairs"] = len(trees_for(ctx, self, self.preview(ctx).chat, read(ctx, self.test, Preference)))
+        return figures
 
     def run(self, ctx: Context) -> dict[str, float]:
         from align.train.objectives import bradley_terry
         from align.train.session import Session, trainable_reward
 
         reward = trainable_reward(ctx, self, self.policy)
-        session = Session.of(ctx, self, reward)
-        metrics = session.train(reward.module, bradley_terry(self.centering))
+        test = read(ctx, self.test, Preference) if self.test is not None else []
+        session = Session.of(ctx, self, reward, test)
+        metrics = session.train(reward.module, bradley_terry(self.centering, self.margin))
         session.save()
-        if self.test is not None:
-            metrics |= self._tested(ctx, session, read(ctx, self.test, Preference))
-        return metrics
+        return metrics | (self._tested(ctx, session) if test else {})
 
-    def _tested(self, ctx: Context, session: Session, pairs: list[Preference]) -> dict[str, float]:
+    def _tested(self, ctx: Context, session: Session) -> dict[str, float]:
         """Accuracy on held-out pairs, and whether it is more than a ruler's."""
         from align.evals.reward_accuracy import accuracy_report
 
-        trees = session.trees_of(pairs)
-        report = accuracy_report(session.scores(trees), reply_lengths(trees), reply_lengths(session.trees))
+        lengths = reply_lengths(session.test)
+        report = accuracy_report(session.scores(session.test), lengths, reply_lengths(session.trees))
         ctx.note(
             f"right on {report['test_accuracy']:.1%} [{report['test_accuracy_low']:.1%}, "
-            f"{report['test_accuracy_high']:.1%}] of {len(trees)} held-out pairs; a rule that prefers the "
+            f"{report['test_accuracy_high']:.1%}] of {len(lengths)} held-out pairs; a rule that prefers the "
             f"{'longer' if report['longer_wins'] > 0.5 else 'shorter'} reply: {report['length_accuracy']:.1%} "
             f"(p = {report['length_p']:.2g})"
         )

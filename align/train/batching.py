@@ -14,6 +14,9 @@ import torch
 from align.data.tree import Layout, Tree, place
 from align.machine import Machine
 
+WINDOW = 256
+"""How many of the longest trees left are considered for one part; looking at all of them would take quadratic time."""
+
 
 def microbatches(trees: Sequence[Tree], max_tokens: int, layout: Layout = "tree") -> list[list[Tree]]:
     """Trees sorted by length and cut so that each part fills at most `max_tokens`, padding included.
@@ -21,12 +24,14 @@ def microbatches(trees: Sequence[Tree], max_tokens: int, layout: Layout = "tree"
     The longest come first, so that a step that does not fit in memory fails at once. A tree longer than `max_tokens`
     is a part of its own. The same trees give the same parts in whatever order they come.
     """
-    left = sorted(trees, key=lambda t: (-t.length(layout), t.id))
-    parts = []
+    ordered = sorted(trees, key=lambda t: (-t.length(layout), t.id))
+    parts, left, seen = [], ordered[:WINDOW], WINDOW
     while left:
         places = place(left, layout, max_tokens)
         parts.append([tree for tree, at in zip(left, places, strict=True) if at])
         left = [tree for tree, at in zip(left, places, strict=True) if not at]
+        more = ordered[seen : seen + WINDOW - len(left)]
+        left, seen = left + more, seen + len(more)
     return parts
 
 

@@ -16,15 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
-
 from align.disk import delete, sync, write_json
+from align.errors import TrainingError
 from align.train.learner import Learner
 
 
@@ -33,14 +26,13 @@ def save(folder: Path, learner: Learner, state: Mapping[str, Any], keep: int) ->
 
     Every rank must call it; rank 0 writes.
     """
-    weights, optimizer = _gather(learner)
     final = folder / f"step-{learner.step:08d}"
     if learner.accelerator.is_main_process and not _is_complete(final):
         draft = folder / f".{final.name}.{os.getpid()}"
         delete(draft)
         delete(final)
         draft.mkdir(parents=True)
-        torch.save({"weights": weights, "optimizer": optimizer}, draft / "state.pt")
+        torch.save(_state(learner), draft / "state.pt")
         sync(draft / "state.pt")
         sizes = {"state.pt": (draft / "state.pt").stat().st_size}
         write_json(draft / "complete.json", {"step": learner.step, "state": dict(state), "sizes": sizes})
@@ -60,26 +52,41 @@ def complete(folder: Path) -> list[Path]:
 
 
 def load(folder: Path, learner: Learner) -> dict[str, Any] | None:
-    """Puts the newest complete checkpoint into the learner and returns its state; None if there is none."""
+    """Puts the newest complete checkpoint into the learner and returns its state; None if there is none.
+
+    Raises TrainingError where its tensors are not those that train.
+    """
     found = complete(folder)
     if not found:
         return None
     marker = json.loads((found[-1] / "complete.json").read_text())
     saved = torch.load(found[-1] / "state.pt", map_location="cpu", weights_only=True)
-    model = learner.accelerator.unwrap_model(learner.module)
-    set_model_state_dict(model, saved["weights"], options=StateDictOptions(full_state_dict=True, strict=False))
-    set_optimizer_state_dict(model, learner.optimizer.optimizer, saved["optimizer"], options=_OPTIONS)
+    shapes = [{name: p.shape for name, p in part.items()} for part in (saved["weights"], learner.trainable)]
+    if odd := [name for name in shapes[0].keys() | shapes[1].keys() if shapes[0].get(name) != shapes[1].get(name)]:
+        raise TrainingError(f"{found[-1]}: {len(odd)} tensors are missing, left over or of another shape: {min(odd)}")
+    with torch.no_grad():
+        for name, p in learner.trainable.items():
+            p.copy_(saved["weights"][name])
+    optimizer, names = learner.optimizer.optimizer, _names(learner)
+    state = {i: saved["optimizer"][name] for i, name in enumerate(names) if name in saved["optimizer"]}
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     learner.resume(marker["step"])
     return marker["state"]
 
 
-_OPTIONS = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+def _state(learner: Learner) -> dict[str, Any]:
+    """Weights and optimizer state by parameter name. A tensor without gradients so far has no optimizer state."""
+    names = _names(learner)
+    return {
+        "weights": {name: p.detach() for name, p in learner.trainable.items()},
+        "optimizer": {names[i]: state for i, state in learner.optimizer.optimizer.state_dict()["state"].items()},
+    }
 
 
-def _gather(learner: Learner) -> tuple[dict[str, Any], dict[str, Any]]:
-    model = learner.accelerator.unwrap_model(learner.module)
-    weights = get_model_state_dict(model, options=_OPTIONS)
-    return weights, get_optimizer_state_dict(model, learner.optimizer.optimizer, options=_OPTIONS)
+def _names(learner: Learner) -> list[str]:
+    """The names of the trainable parameters in the optimizer's order."""
+    names = {p: name for name, p in learner.trainable.items()}
+    return [names[p] for group in learner.optimizer.optimizer.param_groups for p in group["params"]]
 
 
 def _is_complete(path: Path) -> bool:

@@ -5,6 +5,7 @@ Everything is a function of (seed, step): a run of k steps, stopped and gone on 
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 
 from align.data.tree import Tree
-from align.errors import CheckError, Interrupted, suggestion
+from align.errors import CheckError, Interrupted, TrainingError, suggestion
 from align.stage import Context
 from align.train import checkpoint as checkpoints
 from align.train.fields import Checkpoint, Validation
@@ -28,7 +29,7 @@ SAVE_SECONDS = 300.0
 def step_count(rows: int, batch_size: int, epochs: float) -> int:
     """Optimizer steps of exactly `batch_size` rows in `epochs` passes, rounded; at least one.
 
-    Raises CheckError where one batch would hold a row twice.
+    Raises CheckError where there are fewer rows than a batch has.
     """
     if rows < batch_size:
         raise CheckError(
@@ -60,7 +61,7 @@ def fit(
     Raises Interrupted, after a complete step and a checkpoint, when `ctx.stopping()`.
     """
     folder = ctx.work / "checkpoints"
-    state: dict[str, Any] = checkpoints.load(folder, learner) or {"last": {}, "best": None}
+    state: dict[str, Any] = checkpoints.load(folder, learner) or {"last": {}, "best": None, "anchor": None}
     if learner.step:
         ctx.note(f"going on after step {learner.step} of {learner.steps}")
     batch_size, seed = learner.optim.batch_size, ctx.seed_of("order")
@@ -68,8 +69,13 @@ def fit(
     while learner.step < learner.steps:
         rows = [trees[i] for i in rows_of(learner.step, len(trees), batch_size, seed)]
         metrics = learner.update(objective, rows)
-        if learner.step == 1 and learner.steps > 1:
-            learner.rehearse(objective, _longest(trees, learner))
+        if learner.step == 1:
+            _check_metric(validation, metrics)
+            if learner.steps > 1:
+                learner.rehearse(objective, _longest(trees, learner))
+        if learner.unrouted:
+            ctx.note(f"{len(learner.unrouted)} experts got no token yet: {', '.join(learner.unrouted[:3])}", "warning")
+            learner.unrouted = []
         if validation and (learner.step % validation.every == 0 or learner.step == learner.steps):
             metrics |= _validate(ctx, learner, objective, held_out, validation, state)
         state["last"] = metrics
@@ -80,11 +86,13 @@ def fit(
         stop = learner.any_rank(bool(ctx.stopping()))
         if stop or meter.save_due():
             checkpoints.save(folder, learner, state, checkpoint.keep)
+            state["anchor"] = (state["best"] or {}).get("best_step")
         if stop:
             raise Interrupted(signal.SIGINT, f"stopped after step {learner.step} of {learner.steps}; it is saved")
     result = {name: value for name, value in state["last"].items() if name not in ("lr", "grad_norm")}
     if validation and validation.keep == "best":
-        _restore(_best_file(ctx), learner)
+        learner.accelerator.wait_for_everyone()
+        _restore(_best_file(ctx, state["best"]["best_step"]), learner)
         result |= state["best"]
     return result
 
@@ -94,21 +102,31 @@ def _validate(
 ) -> dict[str, float]:
     """Metrics on the held-out rows, as `validation_...`; notes the best ones in `state` and its weights on disk."""
     measured = learner.evaluate(objective, held_out)
-    if validation.metric not in measured:
-        hint = suggestion(validation.metric, measured)
-        raise CheckError(f"validation.metric: this stage has no metric {validation.metric!r}.{hint}")
+    if not math.isfinite(measured["loss"]):
+        raise TrainingError(f"step {learner.step}: the loss on the held-out rows is {measured['loss']}")
     metrics = {f"validation_{name}": value for name, value in measured.items()}
     sign = -1 if validation.metric == "loss" else 1
     name = f"validation_{validation.metric}"
     if validation.keep == "best" and (state["best"] is None or sign * metrics[name] > sign * state["best"][name]):
         state["best"] = metrics | {"best_step": float(learner.step)}
         if learner.accelerator.is_main_process:
-            _keep(_best_file(ctx), learner)
+            _keep(_best_file(ctx, learner.step), learner)
+            for old in ctx.work.glob("best-*.pt"):
+                if old not in (_best_file(ctx, learner.step), _best_file(ctx, state.get("anchor") or 0)):
+                    old.unlink()
     return metrics
 
 
-def _best_file(ctx: Context) -> Path:
-    return ctx.work / "best.pt"
+def _check_metric(validation: Validation | None, metrics: dict[str, float]) -> None:
+    known = [name for name in metrics if name not in ("lr", "grad_norm")]
+    if validation and validation.metric not in known:
+        hint = suggestion(validation.metric, known)
+        raise CheckError(f"validation.metric: this stage has no metric {validation.metric!r}.{hint}")
+
+
+def _best_file(ctx: Context, step: float) -> Path:
+    """Weights by the step they are of, so that what a checkpoint calls best is there when a run goes on from it."""
+    return ctx.work / f"best-{int(step):08d}.pt"
 
 
 def _keep(file: Path, learner: Learner) -> None:
@@ -148,7 +166,7 @@ class _Meter:
         return {"tokens_per_second": round(tokens / seconds, 1), "seconds_left": round(left, 1)}
 
     def save_due(self) -> bool:
-        """Whether this step ends with a checkpoint; ranks agree because rank 0's clock counts."""
+        """Whether this step ends with a checkpoint; on all ranks as soon as the clock of one says so."""
         if self.checkpoint.every:
             return self.learner.step % self.checkpoint.every == 0
         due = self.learner.any_rank(time.monotonic() - self.saved > SAVE_SECONDS)

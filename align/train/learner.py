@@ -10,6 +10,7 @@ Every step seeds its own random numbers from (seed, step): a resumed run needs n
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,17 +18,18 @@ from typing import cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor, nn
 
 from align.config import Optim
 from align.data.tree import Layout, Tree, collate
-from align.errors import TrainingError
+from align.errors import DependencyError, TrainingError
 from align.machine import Machine
 from align.stage import seed_of
 from align.train.batching import deal, microbatches, token_budget
 from align.train.objectives import Loss, Objective
 
+EXPERT = re.compile(r"\.experts\.\d+\.")
 MOVED_BY = 3
 """By this many updates with a learning rate above 0, every trainable tensor must have moved."""
 
@@ -35,13 +37,26 @@ MOVED_BY = 3
 def accelerator(machine: Machine, dtype: str = "float32", folder: Path | None = None) -> Accelerator:
     """Accelerate's view of this process, in the precision that a policy of this dtype trains in.
 
-    Weights that train are float32; bfloat16 and float16 policies compute under autocast. Trackers write into `folder`.
+    Weights that train are float32; bfloat16 policies compute under autocast. Trackers write into `folder`.
     """
-    precision = {"bfloat16": "bf16", "float16": "fp16"}.get(dtype, "no")
-    AcceleratorState._reset_state()  # a warm worker runs stages of different precision in turn
+    AcceleratorState._reset_state()  # a warm worker runs stages of different precision in turn,
+    GradientState._reset_state()  # and one of another trainer may have died between two steps
     return Accelerator(
-        mixed_precision=precision, cpu=machine.device == "cpu", log_with=list(machine.track) or None, project_dir=folder
+        mixed_precision="bf16" if dtype == "bfloat16" else "no",
+        cpu=uses_cpu(machine),
+        log_with=list(machine.track) or None,
+        project_dir=folder,
     )
+
+
+def uses_cpu(machine: Machine) -> bool:
+    """Whether models run on the CPU; accelerate by itself would take any accelerator there is.
+
+    Raises DependencyError for `device: cuda` where there is none.
+    """
+    if machine.device == "cuda" and not torch.cuda.is_available():
+        raise DependencyError("machine.device is cuda, but torch finds no CUDA device here")
+    return machine.device == "cpu" or not torch.cuda.is_available()
 
 
 def schedule(optim: Optim, step: int, steps: int) -> float:
@@ -84,6 +99,8 @@ class Learner:
         self.module, self.optimizer = accelerator.prepare(module, self._adamw())
         self._start: dict[str, Tensor] | None = {name: _fingerprint(p) for name, p in self.trainable.items()}
         self._moves = 0
+        self.unrouted: list[str] = []
+        """Experts that no token of the first updates went to."""
 
     def update(self, objective: Objective, trees: Sequence[Tree]) -> dict[str, float]:
         """One optimizer step on these trees: its metrics, averaged over the whole step.
@@ -166,7 +183,8 @@ class Learner:
     def _nan(self, losses: list[Loss], trees: Sequence[Tree], metrics: dict[str, float]) -> str:
         parts = [rows for rows, _ in self._parts(trees)]
         bad = [t.id for rows, loss in zip(parts, losses, strict=True) if not loss.total.isfinite() for t in rows]
-        rows = ", ".join(bad[:16]) or "none alone: the gradient overflowed"
+        rank = f" of rank {self.accelerator.process_index}" if self.accelerator.num_processes > 1 else ""
+        rows = ", ".join(bad[:16]) or f"none{rank} alone: the gradient overflowed, or it was another rank's"
         return (
             f"step {self.step + 1}: loss {metrics['loss']}, gradient norm {metrics['grad_norm']}. The weights are as "
             f"after the step before. Rows of the micro-batches that are not finite: {rows}"
@@ -181,7 +199,8 @@ class Learner:
             return
         still = [name for name, p in self.trainable.items() if torch.equal(_fingerprint(p), self._start[name])]
         self._start = None
-        fatal = [name for name in still if ".experts." not in name]
+        self.unrouted = [name for name in still if EXPERT.search(name)]
+        fatal = [name for name in still if name not in self.unrouted]
         if fatal:
             raise TrainingError(
                 f"after {MOVED_BY} updates at learning rate {rate:.1e}, {len(fatal)} of {len(self.trainable)} tensors "
@@ -213,8 +232,8 @@ def _grouped(named: Mapping[str, nn.Parameter], rates: Mapping[str, float]) -> l
 
 
 def _fingerprint(p: Tensor) -> Tensor:
-    wide = p.detach().double()
-    return torch.stack([wide.sum(), wide.square().sum()])
+    still = p.detach()
+    return torch.stack([still.sum(dtype=torch.float64), torch.linalg.vector_norm(still, dtype=torch.float64)])
 
 
 def _reduce(losses: Sequence[Loss], accelerator: Accelerator) -> dict[str, float]:

@@ -54,13 +54,13 @@ def next_token(model: nn.Module, batch: Batch) -> Loss:
     return Loss(language.nll(logp).sum(), count)
 
 
-def bradley_terry(centering: float) -> Objective:
-    """Reward modelling on trees of (chosen, rejected), with margins and soft labels from their numbers."""
+def bradley_terry(centering: float, margin: float = 0.0) -> Objective:
+    """Reward modelling on trees of (chosen, rejected), with the soft labels and `margin` times the margins of each."""
 
     def objective(model: nn.Module, batch: Batch) -> Loss:
         chosen, rejected = _pairs(model(batch))
         numbers = batch.numbers
-        losses = preference.bradley_terry(chosen, rejected, numbers["margin"], 1 - numbers["label"])
+        losses = preference.bradley_terry(chosen, rejected, margin * numbers["margin"], 1 - numbers["label"])
         losses = numbers["weight"] * (losses + centering * preference.centering(chosen, rejected))
         lead = chosen - rejected
         return Loss(losses.sum(), _count(losses), {

@@ -15,7 +15,7 @@ from align.train.session import records_for, trees_for
 
 
 def preflight(ctx: Context, stage: Training, source: PolicyRef) -> tuple[dict[str, Any], list[Tree]]:
-    """Figures for people, and the trees that the stage will train on.
+    """Figures for people, and the trees that the stage will train and validate on.
 
     Raises AlignError for whatever would make the result untrustworthy: bad rows, templates that mask wrongly, too many
     rows too long, adapters that don't fit, fewer rows than a batch.
@@ -32,17 +32,18 @@ def figures_of(
     limit = getattr(seen.model.config.get_text_config(), "max_position_embeddings", None)
     if limit and stage.max_length > limit:
         raise CheckError(f"max_length: {stage.max_length} is more than the model's {limit} positions; set it to that")
+    if seen.contract.dtype == "float16":
+        raise CheckError("float16 cannot hold the gradients of a summed loss; load the model in bfloat16 or float32")
     records, held_out = records_for(ctx, stage)
     trees = trees_for(ctx, stage, seen.chat, records)
-    if held_out:
-        trees_for(ctx, stage, seen.chat, held_out)
+    others = trees_for(ctx, stage, seen.chat, held_out) if held_out else []
     steps = step_count(len(trees), stage.optim.batch_size, stage.epochs)
     return {
         "rows": len(trees),
-        "held out": len(held_out),
+        "held out": len(others),
         "tokens per epoch": sum(tree.length() for tree in trees),
         "steps": steps,
         "parameters": seen.parameters,
         "memory bytes": seen.training_bytes(stage.lora, adapted),
         "bytes": seen.saved_bytes(stage.lora, adapted, stage.checkpoint.keep + 1),
-    }, trees
+    }, [*trees, *others]

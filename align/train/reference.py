@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 
 from align.data.tree import Layout, Tree
 from align.errors import TrainingError
@@ -58,8 +59,10 @@ def with_reference(
         progress = partial(ctx.emit, "progress", what="reference log-probs", total=len(trees))
         np.save(folder / "logps.npy", np.stack(measure(trees, progress=lambda done: progress(done=done))))
 
-    stored = np.load(ctx.store.cached("reference", _key(key, policy, trees), make) / "logps.npy")
+    with PartialState().main_process_first():
+        stored = np.load(ctx.store.cached("reference", _key(key, policy, trees), make) / "logps.npy")
     probes = [int(i) for i in np.linspace(0, len(trees) - 1, min(PROBES, len(trees)))]
+    module.train()  # as it will be in the first update, dropout and all
     for i, now in zip(probes, measure([trees[i] for i in probes]), strict=True):
         _compare(trees[i], stored[i], now, TOLERANCE[policy.contract.dtype])
     return [
@@ -69,8 +72,9 @@ def with_reference(
 
 
 def _key(key: str, policy: Policy, trees: Sequence[Tree]) -> str:
-    """Names the numbers by all that they depend on: the model, its precision, and the tokens."""
-    digest = hashlib.sha256(f"{key} {policy.contract.dtype}".encode())
+    """Names the numbers by all that they depend on: the model, how it is stacked, its precision, and the tokens."""
+    contract, stack = policy.contract, (policy.own, policy.adapters.names)
+    digest = hashlib.sha256(f"{key} {contract.dtype} {contract.quantize} {stack}".encode())
     for tree in trees:
         for ids in (tree.prompt, *(reply.ids for reply in tree.replies)):
             digest.update(len(ids).to_bytes(4, "big") + np.ascontiguousarray(ids, np.int32).tobytes())

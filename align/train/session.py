@@ -28,7 +28,7 @@ from align.stage import Context, PolicyRef
 from align.train.batching import token_budget
 from align.train.fields import Training
 from align.train.fit import fit, step_count
-from align.train.learner import Learner, accelerator
+from align.train.learner import Learner, accelerator, uses_cpu
 from align.train.measure import per_reply_of
 from align.train.objectives import Objective
 from align.train.online_fields import Online
@@ -37,7 +37,7 @@ from align.train.reference import with_reference
 
 def device_of(machine: Machine) -> torch.device:
     """This process's device."""
-    return torch.device(PartialState(cpu=machine.device == "cpu").device or "cpu")
+    return torch.device(PartialState(cpu=uses_cpu(machine)).device or "cpu")
 
 
 def trainable_policy(ctx: Context, stage: Training | Online, source: PolicyRef) -> Policy:
@@ -96,30 +96,33 @@ class Session:
     loaded: Loaded
     trees: Sequence[Tree]
     held_out: Sequence[Tree]
+    test: Sequence[Tree]
     layout: Layout
 
     @classmethod
-    def of(cls, ctx: Context, stage: Training, loaded: Loaded) -> Session:
-        """Reads the stage's rows and chooses the layout: trees where the model can be trusted with them."""
-        trees, held_out = [
+    def of(cls, ctx: Context, stage: Training, loaded: Loaded, test: Sequence[Record] = ()) -> Session:
+        """Reads the stage's rows and chooses the layout: trees where the model can be trusted with them.
+
+        test: further records, for the stage to measure the result on.
+        """
+        trees, held_out, tests = [
             trees_for(ctx, stage, loaded.chat, records) if records else []
-            for records in records_for(ctx, stage)
+            for records in (*records_for(ctx, stage), test)
         ]  # fmt: skip
-        longest = max(tree.length("tree") for tree in (*trees, *held_out))
+        longest = max(tree.length("tree") for tree in (*trees, *held_out, *tests))
         config = loaded.model.config
         layout, reason = layout_for(config, config._attn_implementation, longest)
         if layout == "plain":
             ctx.note(reason)
-        return cls(ctx, stage, loaded, trees, held_out, layout)
+        if getattr(config, "output_router_logits", False):
+            ctx.note("the router's balancing loss of this mixture of experts is not computed", "warning")
+        return cls(ctx, stage, loaded, trees, held_out, tests, layout)
 
     def with_reference(self, policy: Policy, key: str) -> Session:
         """The same session, with the policy's log-probs from before its first update among every tree's numbers."""
+        without_dropout(policy.model)
         add = partial(with_reference, self.ctx, policy, key, layout=self.layout, device=device_of(self.ctx.machine))
         return replace(self, trees=add(self.trees), held_out=add(self.held_out) if self.held_out else [])
-
-    def trees_of(self, records: Sequence[Record]) -> list[Tree]:
-        """Further records as trees, made like those that train."""
-        return trees_for(self.ctx, self.stage, self.loaded.chat, records)
 
     def scores(self, trees: Sequence[Tree]) -> np.ndarray:
         """(trees, replies) scores of a reward model."""
@@ -158,12 +161,14 @@ class Session:
         if ctx.machine.track:
             fields = stage.model_dump_json(exclude_defaults=True)
             accelerate.init_trackers(f"{ctx.stage}-{ctx.key[:8]}", {"fields": fields})
-        metrics = fit(
-            ctx, learner, objective, self.trees,
-            checkpoint=stage.checkpoint, validation=stage.validation, held_out=self.held_out,
-        )  # fmt: skip
-        if ctx.machine.track:
-            accelerate.end_training()
+        try:
+            metrics = fit(
+                ctx, learner, objective, self.trees,
+                checkpoint=stage.checkpoint, validation=stage.validation, held_out=self.held_out,
+            )  # fmt: skip
+        finally:
+            if ctx.machine.track:
+                accelerate.end_training()
         return metrics | {"rows": float(len(self.trees)), "steps": float(learner.steps)}
 
 
@@ -172,6 +177,6 @@ def without_dropout(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, nn.Dropout):
             part.p = 0.0
-        for name in ("dropout", "attention_dropout", "dropout_p"):
-            if isinstance(getattr(part, name, None), float):
+        for name, value in vars(part).items():
+            if "drop" in name and isinstance(value, float):
                 setattr(part, name, 0.0)

@@ -14,8 +14,8 @@ def value(mean: float, low: float, high: float) -> dict:
     return {"value": mean, "low": low, "high": high, "n": 100}
 
 
-def pair(metric: str, policy: str, low: float, high: float, baseline: str = "base") -> dict:
-    return {"metric": metric, "policy": policy, "baseline": baseline, "low": low, "high": high}
+def pair(metric: str, policy: str, difference: float, sure: bool = True, baseline: str = "base") -> dict:
+    return {"metric": metric, "policy": policy, "baseline": baseline, "difference": difference, "sure": sure}
 
 
 FOUND = {
@@ -25,13 +25,14 @@ FOUND = {
         "dpo": {"politeness": value(0.26, 0.2, 0.32), "nll": value(1.25, 1.2, 1.3)},
     },
     "pairs": [
-        pair("politeness", "sft", 0.1, 0.4),
-        pair("politeness", "dpo", -0.1, 0.1),
-        pair("politeness", "dpo", -0.3, -0.2, baseline="sft"),
-        pair("nll", "sft", 0.1, 0.4),
-        pair("nll", "dpo", -0.4, -0.1),
-        pair("words", "sft", -4, -2),
+        pair("politeness", "sft", 0.25),
+        pair("politeness", "dpo", 0.01, sure=False),
+        pair("politeness", "dpo", -0.24, baseline="sft"),
+        pair("nll", "sft", 0.25),
+        pair("nll", "dpo", -0.25),
+        pair("words", "sft", -3),
     ],
+    "notes": ["words of dpo are not shown"],
     "better": {"politeness": "higher", "nll": "lower", "words": None},
 }
 
@@ -47,7 +48,9 @@ def test_the_table(tmp_path):
         "politeness ↑ 0.25 ±0.05 0.5 ±0.05 + 0.26 ±0.06",
         "nll ↓ 1.5 ±0.1 1.75 ±0.1 - 1.25 ±0.05 +",
         "words 12 ±1 9 ±1",
-        "95 % intervals; arrows: what is better; + better, - worse than base (paired)",
+        "words of dpo are not shown",
+        "95 % intervals (rates: Wilson); arrows: what is better; + better, - worse than",
+        "base (paired)",
     ]
 
 

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -65,3 +66,16 @@ def test_real_pairs_where_shorter_replies_are_preferred(real):
     (made,), _ = check(Data(path="hh-rlhf/test.jsonl.gz"), real / "data")
     assert (made.rows, made.bad, made.records) == (2312, 9, {"Preference": 2303})
     assert made.length_bias.high < 0.5
+
+
+def test_a_folder_saved_by_datasets_is_checked_split_by_split(tmp_path):
+    import datasets
+
+    table = datasets.Dataset.from_list([{"text": "x"}, {"text": "y"}])
+    datasets.DatasetDict({"train": table, "test": table.select([0])}).save_to_disk(tmp_path / "saved")
+    checks, (overlap,) = check(Data(path="saved"), tmp_path)
+    assert [(Path(made.name).name, made.rows) for made in checks] == [("train", 2), ("test", 1)]
+    assert overlap.shared == 1
+    table.save_to_disk(tmp_path / "one")
+    assert [made.rows for made in check(Data(path="one"), tmp_path)[0]] == [2]
+    assert [made.rows for made in check(Data(path="saved", split="test"), tmp_path)[0]] == [1]

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from align.data.convert import convert, prompt_of, replies
@@ -33,7 +35,8 @@ def test_everything_with_a_prompt_is_a_prompt(record):
 
 
 def test_a_prompt_is_kept_once_however_many_replies_it_had():
-    assert len(convert([*SAMPLES, PAIR, PAIR], Prompt)) == 2
+    other = replace(PAIR, prompt=(Message("user", "another question"),))
+    assert [p.prompt for p in convert([*SAMPLES, PAIR, PAIR, other], Prompt)] == [ASK, other.prompt], "whatever its id"
     assert len(convert([Prompt("q", ASK)] * 2, Prompt)) == 2, "rows that are prompts already stay as they are"
 
 

@@ -113,8 +113,12 @@ def context(tmp_path: Path):
 def test_reading_converts_notes_what_was_left_out_and_keeps_it(context):
     made = read(context, (RecordsRef("pairs"), RecordsRef("file")), Demonstration)
     assert {record.messages[-1].content for record in made} == {"yes", "b"}
-    assert context.emit.notes == ["$file: left out 1 bad rows"]
-    assert (context.work / "quarantine" / "file.jsonl").read_text().count("\n") == 1
+    assert context.emit.notes == ["$file: left out 1 bad rows"]  # as in a check, which leaves nothing
+    assert not context.work.exists() and not context.out.exists()
+    context.out.mkdir()
+    read(context, RecordsRef("file"), Demonstration)
+    assert context.emit.notes[1:] == ["$file: left out 1 bad rows; the artifact has them in quarantine/file.jsonl"]
+    assert (context.out / "quarantine" / "file.jsonl").read_text().count("\n") == 1
     assert [r.prompt for r in read(context, RecordsRef("pairs"), Prompt)] == [ASK]
 
 

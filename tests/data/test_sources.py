@@ -132,6 +132,16 @@ def test_two_text_files_make_pairs_row_by_row(file):
     assert files(Data(path=str(good), options={"rejected": "neg.txt"}), HERE) == [good, good.parent / "neg.txt"]
 
 
+@pytest.mark.parametrize("separator", [None, "%"])
+def test_a_blank_row_of_one_file_does_not_shift_the_pairs_after_it(file, separator):
+    def rows(*texts):
+        return "".join(text + (separator or "\n") for text in texts)
+
+    good, _ = file("pos.txt", rows("good", "", "fine", "", "")), file("neg.txt", rows("bad", "poor", "awful", ""))
+    found = read(good, options={"rejected": "neg.txt"} | ({"separator": separator} if separator else {}))
+    assert [tuple(row.columns.values()) for row in found] == [("good", "bad"), ("", "poor"), ("fine", "awful")]
+
+
 def test_columns_are_renamed_and_misspelt_ones_refused(file):
     path = file("a.jsonl", '{"prompt": "q", "answer": "r", "id": 7}\n')
     assert read(path, columns={"completion": "answer"})[0].columns == {"prompt": "q", "completion": "r", "id": 7}

@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pytest
 
-from align.errors import CheckError
 from align.evals.compare import comparison, markdown
 from align.evals.statistics import Measure, difference, interval
 from align.stage import seed_of
@@ -51,7 +50,8 @@ def test_each_later_policy_is_held_against_each_earlier_one():
         *(("politeness", *pair) for pair in both), *(("tokens", *pair) for pair in both), ("nll", "dpo", "base"),
     ]  # fmt: skip
     expected = difference(means(BASE + 1.2), means(BASE + 1), seed_of(3, "politeness"))
-    assert FOUND["pairs"][2] == {"metric": "politeness", "policy": "dpo", "baseline": "sft"} | vars(expected)
+    named = {"metric": "politeness", "policy": "dpo", "baseline": "sft"}
+    assert FOUND["pairs"][2] == named | vars(expected) | {"sure": True}
 
 
 def test_sentences_follow_from_the_intervals_and_describe_only_what_can_be_better():
@@ -76,10 +76,49 @@ def test_markdown_shows_all_of_it():
     assert len(widths) == 2, "two tables, each of one width"
 
 
-def test_policies_that_answered_other_prompts_are_not_compared():
-    other = {"politeness": Measure.of_means((*IDS[:-1], "x"), BASE)}
-    with pytest.raises(CheckError, match="same prompts"):
-        comparison({"base": MEASURES["base"], "other": other}, BETTER, {}, seed=0)
+def test_policies_are_compared_on_the_prompts_that_both_have_a_value_for():
+    other = {"politeness": Measure.of_means(("x", *IDS[:-1]), np.r_[7.0, BASE[:-1] + 1])}
+    found = comparison({"base": MEASURES["base"], "other": other}, BETTER, {}, seed=0)
+    (pair,) = found["pairs"]
+    assert (pair["n"], pair["win"], pair["difference"]) == (39, 39, pytest.approx(1))
+    assert found["notes"] == [
+        "politeness of other and base: compared on the 39 prompts that have a value of both; 2 have that of one only"
+    ]
+    assert found["notes"][0] in markdown(found)
+
+
+def test_a_metric_that_too_few_prompts_have_is_left_out_and_the_others_are_compared():
+    alone, apart = Measure.of_means(IDS[:1], BASE[:1]), Measure.of_means(IDS[:2], BASE[:2])
+    other = Measure.of_means(IDS[1:3], BASE[1:3])
+    measures = {
+        "base": MEASURES["base"] | {"rare": alone, "half": apart},
+        "sft": MEASURES["sft"] | {"rare": apart, "half": other},
+    }
+    found = comparison(measures, BETTER, {}, seed=0)
+    assert "rare" not in found["policies"]["base"] and "rare" in found["policies"]["sft"]
+    assert {pair["metric"] for pair in found["pairs"]} == {"politeness", "tokens"}
+    assert found["notes"] == [
+        "rare of base is not shown: one prompt alone has no interval",
+        "half of sft and base: not compared: 1 prompts have a value of both, 2 of one only",
+    ]
+
+
+def test_tokens_of_different_tokenizers_are_not_compared():
+    measures = {"base": MEASURES["base"], "dpo": MEASURES["dpo"]}
+    found = comparison(measures, BETTER, {}, seed=0, tokenizers={"base": "a", "dpo": "b"})
+    assert {pair["metric"] for pair in found["pairs"]} == {"politeness"}
+    assert [s.split(":")[0] for s in found["verdicts"]] == ["politeness"]
+    why = "of dpo and base are not compared: their tokenizers differ"
+    assert found["notes"] == [f"tokens {why}", f"nll {why}"]
+
+
+def test_a_rate_of_nothing_at_all_has_a_wilson_interval():
+    rates = {"base": {"right": means(np.zeros(40))}, "sft": {"right": means(BASE > 0)}}
+    found = comparison(rates, {"right": "higher"}, {}, seed=0)["policies"]["base"]["right"]
+    assert (found["low"], found["high"]) == pytest.approx((0, 0.08762), abs=1e-5)  # z^2 / (n + z^2)
+    more = {"base": rates["base"], "sft": {"right": means(np.full(40, 3.0))}}
+    found = comparison(more, {}, {}, seed=0)["policies"]["base"]["right"]
+    assert (found["low"], found["high"]) == (0, 0), "where others have 3, it is no rate"
 
 
 def test_one_policy_alone_has_values_and_no_pairs():

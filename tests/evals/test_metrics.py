@@ -5,13 +5,15 @@ from dataclasses import replace
 import pytest
 
 from align.evals.metrics import descriptions, distinct, per_count, per_prompt, scores
-from align.records import Message, Sample
-
-PROMPT = (Message("user", "?"),)
+from align.records import Message, Sample, prompt_id
 
 
-def sample(id, reply, index=0, finish="stop", tokens=1):
-    return Sample(id, PROMPT, reply, "me", index=index, finish=finish, tokens=tokens)
+def asked(text):
+    return (Message("user", text),)
+
+
+def sample(text, reply, index=0, finish="stop", tokens=1):
+    return Sample("id", asked(text), reply, "me", index=index, finish=finish, tokens=tokens)
 
 
 SAMPLES = [
@@ -24,7 +26,7 @@ SAMPLES = [
 
 def test_replies_are_averaged_within_their_prompt_first():
     measure = per_prompt(SAMPLES[:3], [1.0, 3.0, 8.0])
-    assert measure.ids == ("a", "b")
+    assert measure.ids == (prompt_id(asked("a")), prompt_id(asked("b"))), "what was asked counts, not its id"
     assert measure.by_prompt.tolist() == [2.0, 8.0]
     assert measure.value == 5.0, "not 4, the mean of all three"
 
@@ -52,5 +54,5 @@ def test_a_reward_counts_where_it_has_something_to_say():
     rows = [({"kind": 1.0, "right": 0.0}, "a"), ({"kind": 0.0}, "b"), ({"kind": 0.5, "right": 1.0}, "c")]
     found = scores([replace(sample(id, "so"), scores=given) for given, id in rows], ["right", "kind", "silent"])
     assert list(found) == ["right", "kind"]
-    assert (found["right"].ids, found["right"].value) == (("a", "c"), 0.5)
+    assert (len(found["right"].ids), found["right"].value) == (2, 0.5)
     assert found["kind"].value == 0.5

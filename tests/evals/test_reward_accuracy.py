@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from align.evals.reward_accuracy import accuracy_report, interval
+from align.evals.reward_accuracy import accuracy_report
 
 
 def columns(chosen, rejected) -> np.ndarray:
@@ -40,7 +40,3 @@ def test_a_better_model_is_told_from_the_ruler():
     assert report["length_accuracy"] == 0.5
     assert report["length_p"] == pytest.approx(2.386e-05, rel=1e-3)  # two-sided binomial(10; 50, 1/2)
 
-
-def test_wilson_interval_by_the_formula():
-    """50 of 100: (p + z^2/2n -+ z sqrt(p q / n + z^2 / 4 n^2)) / (1 + z^2 / n) with z = 1.959964."""
-    assert interval(np.r_[np.ones(50), np.zeros(50)]) == pytest.approx((0.40383, 0.59617), abs=1e-5)

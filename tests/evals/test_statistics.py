@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import ttest_rel
 
 from align.errors import CheckError
-from align.evals.statistics import Difference, Measure, difference, interval, verdict
+from align.evals.statistics import Difference, Measure, difference, interval, verdict, wilson
 
 CHANCE = np.random.default_rng(0)
 
@@ -43,6 +43,18 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
         found = interval(means(CHANCE.exponential(1.0, 80)), seed=trial)
         hits += found.low <= 1.0 <= found.high
     assert 0.89 <= hits / 200 <= 0.98
+
+
+def test_wilson_interval_by_the_formula():
+    """50 of 100: (p + z^2/2n -+ z sqrt(p q / n + z^2 / 4 n^2)) / (1 + z^2 / n) with z = 1.959964."""
+    assert wilson(np.r_[np.ones(50), np.zeros(50)]) == pytest.approx((0.40383, 0.59617), abs=1e-5)
+
+
+def test_a_rate_of_one_is_not_certain():
+    """By the formula with p = 1: the interval begins at 1 / (1 + z^2 / n)."""
+    found = interval(means(np.ones(100)), seed=0, share=True)
+    assert (found.value, found.low, found.high) == pytest.approx((1, 1 / (1 + 1.959964**2 / 100), 1), abs=1e-6)
+    assert interval(means(np.ones(100)), seed=0).low == 1, "a mean that is no rate is drawn again and again"
 
 
 def test_pairing_finds_a_difference_that_unpaired_prompts_would_hide():

@@ -77,7 +77,8 @@ def test_odds_of_certainty_are_finite_with_a_finite_gradient() -> None:
 
 def test_bradley_terry() -> None:
     close(preference.bradley_terry(CHOSEN, REJECTED, margin=1.5), 0.201413)
-    close(preference.bradley_terry(CHOSEN, REJECTED, 1.5, smoothing=0.5), (0.201413 + 1.701413) / 2)
+    # By 3 the chosen leads, so it clears the margin by 1.5; were the other the better one, it would miss it by 4.5.
+    close(preference.bradley_terry(CHOSEN, REJECTED, 1.5, smoothing=0.5), (0.201413 + 4.511048) / 2)
 
 
 def test_centering() -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from align.config import Lora
+from align.errors import CheckError
 from align.models.contract import logps
 from align.models.policy import Policy, load_policy
 from tests.models.conftest import numbers, rows, shake, trained
@@ -138,3 +139,20 @@ def test_alpha_is_twice_the_rank_unless_given(outside):
     assert scaling(Lora(r=4)) == 2.0
     assert scaling(Lora(r=4, alpha=4)) == 1.0
     assert scaling(Lora(r=4, alpha=4, rslora=True)) == pytest.approx(4 / math.sqrt(4))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_an_adapter_on_the_embeddings_trains_and_is_saved_and_merged(tied, store, outside, keep):
+    lora = Lora(r=2, targets=("embed_tokens", "q_proj"))
+    policy = load_policy(outside(tie_word_embeddings=tied), store=store, train=True, lora=lora)
+    assert sum("lora_embedding_" in name for name in policy.trainable()) == 2
+    made = load_policy(keep(trained(policy), "sft"), store=store)
+    assert numbers(made) == pytest.approx(numbers(policy), abs=1e-5)
+    made.merge()
+    assert numbers(made) == pytest.approx(numbers(policy), abs=1e-5)
+
+
+def test_a_target_is_whole_components_of_a_name(outside):
+    with pytest.raises(CheckError, match="no module is called 'proj'"):
+        load_policy(outside(), train=True, lora=Lora(targets=("q_proj", "proj")))
+    assert load_policy(outside(), train=True, lora=Lora(targets=("self_attn.q_proj",))).trainable()

@@ -182,3 +182,19 @@ def test_a_score_is_read_at_the_last_token_of_each_reply(tiny: Callable[..., Any
         for layout in ("tree", "plain"):
             found = RewardModel(model)(collate(trees, layout))  # type: ignore[arg-type]
             torch.testing.assert_close(found, own, atol=1e-5, rtol=0)
+
+
+def test_scores_of_a_narrow_backbone_are_not_rounded(tiny: Callable[..., Any], pairs: list[Tree]) -> None:
+    """Under autocast too: rounded to bfloat16, scores of about 3 lie 1/64 apart, and rewards tie."""
+    from transformers import AutoModelForSequenceClassification
+
+    config = tiny("qwen2").config
+    config.num_labels = 1
+    batch = collate(pairs)
+    for dtype in (torch.float32, torch.bfloat16):
+        model: Any = AutoModelForSequenceClassification.from_config(config, dtype=dtype).eval()
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.float32):
+            found = RewardModel(model)(batch)
+            hidden = logprobs.hidden_states(model, batch)[batch.last]
+        torch.testing.assert_close(found, hidden.float() @ model.score.weight[0].float(), atol=1e-6, rtol=1e-6)
+        assert not torch.equal(found, found.bfloat16().float())

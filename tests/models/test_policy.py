@@ -12,6 +12,7 @@ import torch
 from align.config import Lora, Model
 from align.errors import CheckError, ContractError, StoreError
 from align.models.contract import logps
+from align.models.loaded import check_handover
 from align.models.policy import Policy, from_scratch, load_policy
 from align.models.tokenizers import train_tokenizer
 from tests.models.conftest import numbers, rows, shake, trained
@@ -182,15 +183,35 @@ def test_a_lost_base_is_named(store, keep, sft):
 # Models from outside, and from nothing
 
 
-def test_somebody_elses_adapter_folder(store, outside, keep, sft, tmp_path):
-    base = outside()
-    policy = load_policy(sft, store=store)
+@pytest.fixture
+def theirs(store, outside, sft, tmp_path):
+    """An adapter folder of PEFT on an outside model, by its relative path."""
+    base, policy = outside(), load_policy(sft, store=store)
     policy.adapters.save("adapter0", tmp_path / "peft", base.path)
     policy.tokenizer.save_pretrained(tmp_path / "peft")
-    theirs = load_policy(Model(path="peft"), base=tmp_path)
-    assert numbers(theirs) == near(numbers(policy))
-    ours = keep(trained(load_policy(Model(path="peft"), base=tmp_path, train=True, lora=Lora(r=2))), "ours")
+    return Model(path="peft")
+
+
+def test_somebody_elses_adapter_folder(store, keep, sft, theirs, tmp_path):
+    assert numbers(load_policy(theirs, base=tmp_path)) == near(numbers(load_policy(sft, store=store)))
+    ours = keep(trained(load_policy(theirs, base=tmp_path, train=True, lora=Lora(r=2))), "ours")
     assert len(load_policy(ours, store=store).adapters.names) == 2
+
+
+@pytest.mark.parametrize("lora, handover", [(None, "continue"), (Lora(r=2), "merge-first"), (None, "merge-first")])
+def test_somebody_elses_adapter_is_handed_over_like_our_own(lora, handover, store, keep, theirs, tmp_path):
+    policy = trained(load_policy(theirs, base=tmp_path, train=True, lora=lora, adapter=handover))
+    again = load_policy(keep(policy, "ours"), store=store)
+    assert numbers(again) == near(numbers(policy))
+    assert len(again.adapters.names) == (handover == "continue" or lora is not None)
+
+
+def test_somebody_elses_adapter_never_trains_with_its_base(theirs, tmp_path):
+    with pytest.raises(CheckError, match="carries an adapter"):
+        check_handover(theirs, None, "new", tmp_path)
+    loaded = load_policy(theirs, base=tmp_path)
+    with pytest.raises(CheckError, match="carries an adapter"):
+        loaded.prepare(None, "new", seed=0)
 
 
 def test_a_path_that_is_not_there():

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 from pydantic import TypeAdapter
 
-from align.errors import RecipeError
+from align.errors import AlignError, RecipeError
 from align.records import Message, Prompt
 from align.registry import forget_plugins, load_plugin
-from align.rewards.base import REWARDS, RewardField, RewardSpec, load, names
+from align.rewards.base import REWARDS, RewardField, RewardSpec, direction, load, names, rehearse
 from align.stage import RewardRef
 
 PROMPT = Prompt("1", (Message("user", "hi"),))
@@ -30,6 +30,37 @@ def test_scores_are_scaled_then_clipped():
     scored = load(spec, context)
     assert scored([PROMPT] * 3, ["", "one", "one two three"]) == [0.0, -0.5, -1.0]
     assert scored.better == "lower"
+
+
+@pytest.mark.parametrize(
+    ("value", "better"),
+    [
+        ("$mine", "higher"),
+        ({"rule": "repetition"}, "lower"),
+        ({"rule": "repetition", "scale": -1}, "higher"),
+        ({"model": {"path": "x"}, "scale": -0.5}, "lower"),
+        ({"rule": "repetition", "scale": -1, "better": "lower"}, "lower"),
+        ({"rule": "repetition", "scale": -1, "better": "neither"}, None),
+        ({"rule": "length", "scale": -1}, None),
+    ],
+)
+def test_a_negative_scale_turns_what_is_better_unless_that_is_said(value, better):
+    assert direction(field.validate_python(value)) == better
+    if isinstance(value, dict) and "rule" in value:
+        assert load(field.validate_python(value), context).better == better
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"rule": "pattern", "options": {"regex": "("}}, r"reward 'pattern' fails on prompt 1: .*unterminated"),
+        ({"rule": "numeric_answer"}, "prompt 1 has no column 'answer'"),
+        ({"rule": "lexicon", "options": {"file": "nowhere.txt"}}, "'lexicon' fails on prompt 1: FileNotFoundError"),
+    ],
+)
+def test_a_rehearsal_finds_what_a_rule_needs_and_lacks(value, message):
+    with pytest.raises(AlignError, match=message):
+        rehearse([field.validate_python("$mine"), field.validate_python(value)], context, PROMPT)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Reward models from outside, by the scores that transformers itself gives."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +18,7 @@ from align.rewards.model import TrainedReward
 WORDS = ("<unk>", "<s>", "</s>", "<pad>", "User:", "Assistant:", "the", "cat", "sat", "ran", "off", "good", "bad")
 PROMPTS = [Prompt(text, (Message("user", text),)) for text in ("the cat", "the cat sat off the cat", "good")]
 REPLIES = ["sat", "ran off", ""]
+NOTES: list[str] = []
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,9 @@ def judge(tmp_path_factory):
 
 
 def scorer(judge, **machine):
-    context = SimpleNamespace(base=judge.parent, store=None, stage="it", machine=Machine(device="cpu", **machine))
+    context = SimpleNamespace(
+        base=judge.parent, store=None, stage="it", machine=Machine(device="cpu", **machine), note=NOTES.append
+    )
     spec = RewardSpec.model_validate({"model": {"path": judge.name, "template": "plain"}, "name": "judge"})
     return load(spec, context)
 
@@ -60,9 +64,15 @@ def test_a_score_does_not_depend_on_what_is_scored_beside_it(judge):
     assert len({round(score, 3) for score in together}) == 3
 
 
-def test_what_the_model_cannot_read_is_an_error(judge):
-    with pytest.raises(DataError, match="reads at most 24 tokens, and prompt good with its reply has 34"):
-        scorer(judge)([PROMPTS[2]], ["cat " * 30])
+def test_a_reply_that_the_model_cannot_read_gets_no_score_and_is_told(judge):
+    NOTES.clear()
+    alone = scorer(judge)(PROMPTS[:1], REPLIES[:1])
+    scores = scorer(judge)([PROMPTS[2], PROMPTS[0]], ["cat " * 30, REPLIES[0]])
+    assert math.isnan(scores[0]) and scores[1:] == pytest.approx(alone, abs=1e-5)
+    assert NOTES == [
+        "judge reads at most 24 tokens: 1 of 2 replies, with their prompts, have more and get no score, such as one to "
+        "prompt good"
+    ]
 
 
 def test_a_dataset_is_no_reward_model():

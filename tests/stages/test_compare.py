@@ -12,9 +12,12 @@ from align.data import read_file
 from align.errors import CheckError
 from align.evals.evaluate import Subject, questions
 from align.models.contract import logps
-from align.models.policy import load_policy
+from align.models.heads import load_reward
+from align.models.policy import from_scratch, load_policy
 from align.stage import PolicyRef, RecordsRef, seed_of
 from align.stages.compare import Compare
+from align.store import Artifact
+from tests.stages.conftest import SIZES, tokenizer
 
 FIELDS = {"policies": ["$base", "$tuned"], "prompts": "$prompts", "sampling": {"max_new_tokens": 12, "n": 2}}
 
@@ -107,6 +110,14 @@ def test_one_more_policy_samples_that_one_only(artifacts, prompts, context):
     assert done == {"sampling tuned", "log-probs of tuned under base"}
 
 
+def test_a_policy_that_no_key_names_is_sampled_every_time(artifacts, prompts, context):
+    for _ in range(2):
+        ctx = context(artifacts | {"prompts": prompts})
+        found, _ = run(replace(ctx, keys={"base": "key-of-base"}), policies=["$base", "$tuned"])
+    done = {e["what"] for e in context.events if e["event"] == "progress"}
+    assert done == {"sampling tuned", "log-probs of tuned under base"}
+
+
 def test_another_template_is_refused_unless_asked_for(artifacts, prompts, context, tmp_path_factory):
     folder = tmp_path_factory.mktemp("raw")
     for file in artifacts["tuned"].path.rglob("*"):
@@ -118,6 +129,8 @@ def test_another_template_is_refused_unless_asked_for(artifacts, prompts, contex
     inputs = artifacts | {"prompts": prompts, "tuned": replace(artifacts["tuned"], path=folder, key="raw")}
     with pytest.raises(CheckError, match="'tuned' was made with another chat template than 'base'"):
         run(context(inputs))
+    with pytest.raises(CheckError, match="'tuned' was made with another chat template than 'base'"):
+        run(context(inputs), policies=["$base"], base="$tuned")
     found, _ = run(context(inputs), templates="own")
     assert found["settings"]["templates"] == "own"
 
@@ -134,6 +147,39 @@ def test_another_template_is_refused_unless_asked_for(artifacts, prompts, contex
 def test_what_the_recipe_may_not_say(fields, message):
     with pytest.raises(ValueError, match=message):
         Compare.model_validate(FIELDS | fields)
+
+
+LONG = {
+    "kind": "prompt", "id": "the-long-one", "prompt": [{"role": "user", "content": "cat " * 86}]
+}  # fmt: skip
+
+
+def test_a_prompt_that_leaves_no_room_is_asked_of_nobody_and_known_before_anything_is_sampled(
+    artifacts, rows, context
+):
+    asked = [LONG | {"id": str(i), "prompt": [{"role": "user", "content": "cat " * i}]} for i in range(1, 13)]
+    inputs = artifacts | {"prompts": rows("asked", *asked, LONG)}
+    ahead = {name: inputs.pop(name) for name in ("base", "tuned")}
+    early = replace(context(inputs), forerunners=ahead)
+    assert Compare.model_validate(FIELDS).check(early)["prompts"] == 12
+    found, _ = run(context(inputs | ahead))
+    assert found["settings"]["prompts"] == 12
+    (note,) = {e["text"] for e in context.events if e["event"] == "note"}
+    assert note == (
+        "1 of 13 prompts (7.7%) leave no room for 12 new tokens, such as prompt the-long-one has 88 tokens for base, "
+        "whose context is 96; they are asked of nobody"
+    )
+    with pytest.raises(CheckError, match=r"the-long-one.*5.0% may be \(max_too_long\)"):
+        Compare.model_validate(FIELDS | {"max_too_long": 0.05}).check(early)
+
+
+def test_what_a_reward_model_could_not_read_is_not_asked_either(artifacts, prompts, context, tmp_path):
+    from_scratch(SIZES | {"max_position_embeddings": 26}, tokenizer(), template="plain").save(tmp_path / "a", "narrow")
+    load_reward(Artifact("policy", "narrow", tmp_path / "a"), train=True).save(tmp_path / "b", "narrow")
+    inputs = artifacts | {"prompts": prompts, "narrow": Artifact("reward", "key-of-narrow", tmp_path / "b")}
+    found, _ = run(context(inputs), rewards=["$narrow"], max_too_long=0.5)
+    words = 26 - 12 - 1 - len(["User:", "Assistant:"])
+    assert found["settings"]["prompts"] == words, "prompts have 1 to 12 words"
 
 
 def test_one_prompt_compares_nothing(artifacts, rows, context):

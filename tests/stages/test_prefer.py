@@ -55,9 +55,26 @@ def test_where_lower_is_better_the_order_turns(context, rows):
     assert said(pairs[0]) == ("a", "one", "one two three four", 3.0)
 
 
-def test_a_reward_that_calls_nothing_better_is_refused(context, rows):
-    with pytest.raises(CheckError, match="reward 'length' calls no score better"):
-        run(context, rows, reward="length")
+def test_a_reward_that_calls_nothing_better_is_refused_while_the_recipe_is_read():
+    with pytest.raises(ValueError, match="reward: 'length' calls no score better"):
+        Prefer.model_validate({"data": "$samples", "reward": "length"})
+
+
+def test_a_reward_that_cannot_work_is_refused_in_the_check(context, rows):
+    stage = Prefer.model_validate({"data": "$samples", "reward": {"rule": "pattern", "options": {"regex": "("}}})
+    with pytest.raises(CheckError, match="reward 'pattern' fails on prompt a"):
+        stage.check(context({"samples": rows("samples", *SAMPLES)}))
+
+
+def test_replies_are_grouped_by_what_was_asked_not_by_its_id(context, rows):
+    one, other = (Message("user", "one"),), (Message("user", "other"),)
+    samples = [
+        Sample("1", one, "a", "base").row(), Sample("1", other, "a b c", "base").row(),
+        Sample("2", one, "a b", "base", index=1).row(),
+    ]  # fmt: skip
+    pairs, metrics = run(context, rows, samples)
+    assert [(p.prompt, p.chosen[0].content, p.rejected[0].content) for p in pairs] == [(one, "a b", "a")]
+    assert metrics["prompts with one reply"] == 1
 
 
 def test_no_pair_at_all_is_an_error_that_says_why(context, rows):

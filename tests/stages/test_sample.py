@@ -3,7 +3,7 @@
 import pytest
 
 from align.data import read_file
-from align.errors import Interrupted
+from align.errors import CheckError, DataError, Interrupted
 from align.stages.sample import SampleReplies
 
 FIELDS = {
@@ -41,6 +41,18 @@ def test_replies_do_not_depend_on_the_batch_and_are_sampled_once(artifacts, prom
     assert (first.out / "records.jsonl").read_text() == replies
 
 
+def test_a_prompt_that_leaves_no_room_is_left_out_by_name(artifacts, rows, context):
+    sizes = {"long": 83} | {str(i): i for i in range(1, 12)}
+    turns = {id: [{"role": "user", "content": "cat " * size}] for id, size in sizes.items()}
+    asked = [{"kind": "prompt", "id": id, "prompt": prompt} for id, prompt in turns.items()]
+    ctx = context(artifacts | {"prompts": rows("asked", *asked)})
+    stage = SampleReplies.model_validate(FIELDS | {"rewards": []})
+    assert stage.check(ctx) == {"prompts": 11, "replies": 33}
+    assert stage.run(ctx)["replies"] == 33
+    with pytest.raises(CheckError, match="prompt long has 85 tokens for base, whose context is 96"):
+        SampleReplies.model_validate(FIELDS | {"max_too_long": 0}).check(ctx)
+
+
 def test_another_seed_samples_anew(artifacts, prompts, context):
     stage = SampleReplies.model_validate(FIELDS | {"rewards": []})
     found = []
@@ -53,7 +65,31 @@ def test_another_seed_samples_anew(artifacts, prompts, context):
 
 def test_a_repeated_prompt_is_answered_once(artifacts, rows, context):
     ctx = context(artifacts | {"prompts": rows("twice", {"prompt": "a cat"}, {"prompt": "a dog"}, {"prompt": "a cat"})})
-    assert SampleReplies.model_validate(FIELDS).check(ctx)["prompts"] == 2
+    assert SampleReplies.model_validate(FIELDS | {"rewards": []}).check(ctx)["prompts"] == 2
+
+
+def test_what_is_asked_is_known_by_what_it_says_whatever_its_id(artifacts, rows, context):
+    def row(id, text, **extra):
+        return {"kind": "prompt", "id": id, "prompt": [{"role": "user", "content": text}], "extra": extra}
+
+    def replies(**sources):
+        data = {name: rows(name, *found) for name, found in sources.items()}
+        ctx = context(artifacts | data)
+        stage = SampleReplies(policy="$base", prompts=[f"${name}" for name in data], sampling={"max_new_tokens": 4})
+        stage.run(ctx)
+        return {(s.prompt[0].content, s.id): s for s in read_file(ctx.out / "records.jsonl")}
+
+    first = replies(a=[row("1", "a cat")], b=[row("1", "a dog"), row("2", "a cat")])
+    assert len(first) == 2, "two questions under one id are two, one under two ids is one"
+    assert replies(a=[row("1", "the log")]).keys() == {("the log", "1")}, "an edited prompt is asked again"
+    (cat,) = replies(a=[row("9", "a cat", answer="4")]).values()
+    assert (cat.id, cat.extra) == ("9", {"answer": "4"})
+
+
+def test_a_rule_that_lacks_its_column_is_refused_before_anything_is_sampled(artifacts, rows, context):
+    ctx = context(artifacts | {"prompts": rows("bare", {"prompt": "a cat"})})
+    with pytest.raises(DataError, match="no column 'answer'"):
+        SampleReplies.model_validate(FIELDS).check(ctx)
 
 
 def test_a_signal_stops_it_between_batches(artifacts, prompts, context):

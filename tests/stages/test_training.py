@@ -14,13 +14,16 @@ from torch.nn.functional import logsigmoid
 
 from align.config import Lora
 from align.data.chat import Chat
-from align.errors import CheckError, Interrupted
-from align.models.policy import load_policy
+from align.errors import CheckError, DataError, Interrupted, TrainingError
+from align.models.policy import from_scratch, load_policy
 from align.records import Message, Preference
 from align.stages.dpo import DPO
+from align.stages.pretrain import Pretrain
 from align.stages.reward_model import RewardModel
 from align.stages.sft import SFT
 from align.store import Artifact
+from align.train import session
+from tests.stages.conftest import SIZES, tokenizer
 
 GOOD = ["the cat sat on the mat", "a happy dog ran", "so very good and happy", "the dog sat"]
 BAD = ["bad log", "the sad cat fell off the log and ran", "so bad", "sad sad sad"]
@@ -232,3 +235,74 @@ def test_a_narrow_policy_starts_from_itself_too(lora, artifacts, context, pairs,
     _, steps = made(stage, context, {"base": Artifact("policy", "narrow", folder), "pairs": pairs})
     assert steps[0]["loss"] == pytest.approx(math.log(2), abs=1e-3)
     assert steps[1]["loss"] < steps[0]["loss"]
+
+
+def test_dropout_ends_where_a_reference_begins(artifacts, context, pairs, tmp_path, monkeypatch):
+    """Trap 1: a policy that drops out is turned off, and one whose dropout nobody knows of does not get to train."""
+    folder = tmp_path / "dropping"
+    from_scratch(SIZES | {"attention_dropout": 0.5}, tokenizer(), template="plain").save(folder, "dropping")
+    inputs = {"base": Artifact("policy", "dropping", folder), "pairs": pairs}
+    stage = DPO(policy="$base", data="$pairs", max_length=64, beta=1.0, optim=OPTIM)
+    _, steps = made(stage, context, inputs)
+    assert steps[0]["loss"] == pytest.approx(math.log(2), abs=1e-4)
+    monkeypatch.setattr(session, "without_dropout", lambda module: None)
+    with pytest.raises(TrainingError, match="not the policy that begins to train"):
+        stage.run(context(inputs))
+
+
+def test_margins_count_as_much_as_a_recipe_says(artifacts, context, rows):
+    """A head that is 0 leads by 0, so the loss is softplus(margin): 0.6931 for 0, 2.1269 for 2 x 1."""
+    row = {"prompt": "the", "chosen": "cat", "rejected": "dog", "score_chosen": 3.0, "score_rejected": 2.0}
+    inputs = {"base": artifacts["base"], "rated": rows("rated", *[row] * 4)}
+    losses = []
+    for margin in (0.0, 2.0):
+        stage = RewardModel(policy="$base", data="$rated", margin=margin, centering=0, max_length=64, optim=OPTIM)
+        ctx = context(inputs)
+        stage.check(ctx)
+        notes = [e["text"] for e in context.events if e["event"] == "note"]
+        assert any("margins, which do not count" in note for note in notes) == (margin == 0)
+        stage.run(ctx)
+        (step,) = [e for e in context.events if e["event"] == "step"]
+        losses.append((step["loss"], step["margin"]))
+    (plain, lead), (with_margin, same) = losses
+    assert same == lead
+    assert plain == pytest.approx(math.log1p(math.exp(-lead)), abs=1e-5)
+    assert with_margin == pytest.approx(math.log1p(math.exp(2 - lead)), abs=1e-5)
+
+
+def test_test_pairs_that_do_not_fit_are_told_before_training(artifacts, context, rows, pairs):
+    long = {"prompt": "the cat", "chosen": "the dog sat " * 20, "rejected": "bad"}
+    inputs = {"base": artifacts["base"], "pairs": pairs, "long": rows("long", long)}
+    stage = RewardModel(policy="$base", data="$pairs", test="$long", max_length=32, optim=OPTIM)
+    with pytest.raises(CheckError, match="longer than 32 tokens"):
+        stage.check(context(inputs))
+
+
+def test_labels_are_probabilities_and_robust_needs_some_trust(artifacts, context, rows):
+    said = [(Message("assistant", word),) for word in ("cat", "dog")]
+    with pytest.raises(DataError, match=r"label is 1\.5"):
+        Preference("a", (Message("user", "the"),), *said, label=1.5)
+    even = Preference("a", (Message("user", "the"),), *said, label=0.5)
+    inputs = {"base": artifacts["base"], "even": rows("even", *[even.row()] * 4)}
+    with pytest.raises(CheckError, match=r"p = 0\.50"):
+        stage = DPO(policy="$base", data="$even", loss="robust", smoothing=0.1, max_length=64, optim=OPTIM)
+        stage.check(context(inputs))
+
+
+def test_float16_is_not_trained_in(artifacts, context, pairs, tmp_path):
+    policy, folder = load_policy(artifacts["base"]), tmp_path / "half"
+    half = policy.contract.model_copy(update={"dtype": "float16"})
+    dataclasses.replace(policy, contract=half).save(folder, "half")
+    with pytest.raises(CheckError, match="bfloat16 or float32"):
+        SFT(policy="$base", data="$pairs", max_length=64, optim=OPTIM).check(
+            context({"base": Artifact("policy", "half", folder), "pairs": pairs})
+        )
+
+
+def test_a_model_from_scratch_takes_a_template_from_beside_the_recipe(context, rows, tmp_path):
+    (tmp_path / "mine.jinja").write_text("{% for m in messages %}[{{ m['content'] }}]{% endfor %}")
+    stage = Pretrain(
+        data="$text", model=SIZES, tokenizer={"kind": "words"}, template="mine.jinja", max_length=32, optim=OPTIM
+    )
+    policy, _ = made(stage, context, {"text": rows("text", *[{"text": text} for text in GOOD])})
+    assert load_policy(policy).contract.template.startswith("{% for m in messages %}[")

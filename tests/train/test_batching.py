@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from align.data.tree import Layout, Reply, Tree, collate
+from align.data.tree import Layout, Reply, Tree, collate, place
+from align.train import batching
 from align.train.batching import deal, microbatches
 
 
@@ -29,6 +30,20 @@ def test_the_cut_does_not_depend_on_the_order() -> None:
     trees = some(50)
     names = [[t.id for t in part] for part in microbatches(trees, 300)]
     assert names == [[t.id for t in part] for part in microbatches(trees[::-1], 300)]
+
+
+def test_cutting_a_whole_dataset_takes_no_quadratic_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Log-probs of a dataset are cut in one go, so no part may look at all the trees that are left."""
+    looked: list[int] = []
+
+    def counted(trees: list[Tree], *arguments: object) -> list[list[tuple[int, int]]]:
+        looked.append(len(trees))
+        return place(trees, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(batching, "place", counted)
+    parts = microbatches(some(3000), 500)
+    assert len({t.id for part in parts for t in part}) == 3000
+    assert max(looked) <= batching.WINDOW
 
 
 def test_at_most_one_row_is_less_than_half_full() -> None:

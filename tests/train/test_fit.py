@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from align.config import Optim
 from align.data.tree import Reply, Tree
-from align.errors import CheckError, Interrupted, TrainingError
+from align.errors import CheckError, DependencyError, Interrupted, TrainingError
 from align.machine import Machine
 from align.models.logprobs import LanguageModel
 from align.stage import Context
@@ -179,6 +179,67 @@ def test_nan_stops_before_the_weights_change_and_names_the_rows():
     with pytest.raises(TrainingError, match="row5"):
         learner(module, max_tokens=16).update(direct_preference("sigmoid", 0.1), [*rows[:5], bad, *rows[6:]])
     assert all(torch.equal(p, before[name]) for name, p in module.named_parameters())
+
+
+def test_experts_without_a_token_are_named_and_not_fatal():
+    module = model()
+    module.model.experts = torch.nn.ModuleList([torch.nn.Linear(2, 2)])
+    fitted = learner(module)
+    for seed in range(3):
+        fitted.update(next_token, trees(8, seed))
+    assert fitted.unrouted == ["model.experts.0.weight", "model.experts.0.bias"]
+
+
+def test_a_metric_that_is_not_there_is_told_at_the_first_step(tmp_path):
+    events = []
+    validation = Validation(every=100, keep="best", metric="acuracy")
+    told = context(tmp_path, emit=lambda event, **values: events.append(event))
+    with pytest.raises(CheckError, match=r"no metric 'acuracy'. Did you mean 'accuracy'\?"):
+        fit(
+            told, learner(model()), direct_preference("sigmoid", 0.3), trees(16),
+            checkpoint=Checkpoint(), validation=validation, held_out=trees(8),
+        )  # fmt: skip
+    assert "step" not in events
+
+
+def test_a_held_out_loss_that_is_not_finite_stops_training(tmp_path):
+    broken = [dataclasses.replace(t, numbers=t.numbers | {"reference_chosen": math.inf}) for t in trees(8)]
+    with pytest.raises(TrainingError, match="step 1: the loss on the held-out rows is"):
+        fit(
+            context(tmp_path), learner(model()), direct_preference("sigmoid", 0.3), trees(16),
+            checkpoint=Checkpoint(), validation=Validation(every=1), held_out=broken,
+        )  # fmt: skip
+
+
+def test_going_on_keeps_the_best_of_before(tmp_path):
+    """Stopped after its best step was measured, a run goes back to that step's weights as an undisturbed one does."""
+    validation, rows, held_out = Validation(every=1, keep="best"), trees(16), trees(16, seed=7)
+    optim = OPTIM.model_copy(update={"schedule": "constant"})
+
+    def run(folder, module, **values):
+        folder.mkdir(exist_ok=True)
+        fitted = learner(module, steps=8, optim=optim, lr=0.05)
+        return fit(
+            context(folder, **values), fitted, next_token, rows,
+            checkpoint=Checkpoint(every=2), validation=validation, held_out=held_out,
+        )  # fmt: skip
+
+    straight, resumed, stops = model(), model(seed=9), iter([0, 0, 0, 0, 1])
+    expected = run(tmp_path / "a", straight)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "b", model(), stopping=lambda: next(stops))
+    assert run(tmp_path / "b", resumed) == expected
+    assert expected["best_step"] < 5
+    for name, p in straight.named_parameters():
+        assert torch.equal(p, dict(resumed.named_parameters())[name]), name
+
+
+def test_cuda_that_is_not_there_is_refused():
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    with pytest.raises(DependencyError, match="finds no CUDA device"):
+        accelerator(Machine(device="cuda"))
+    assert accelerator(Machine(device="auto")).device.type == "cpu"
 
 
 def test_keep_best_goes_back_to_the_best_weights(tmp_path):

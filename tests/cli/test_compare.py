@@ -1,0 +1,63 @@
+"""The verb compare, up to where it runs the stage: names, templates, commits, and what is said of mistakes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from huggingface_hub import HfApi, constants
+
+from align.cli.compare import PROMPTS, TEXT, _keys, _names, _pinned, _policy, _reward
+from align.config import Data, Model
+from align.store import Artifact, Store
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub that does not answer, and a cache that knows one model."""
+
+    def silent(self, *names, **options):
+        raise ConnectionError("no network")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(HfApi, "repo_info", silent)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    ref = tmp_path / "hub" / "models--ours--known" / "refs" / "main"
+    ref.parent.mkdir(parents=True)
+    ref.write_text(COMMIT)
+
+
+def test_a_hub_name_is_pinned_and_one_that_cannot_be_has_no_key(hub, tmp_path):
+    (tmp_path / "here.jsonl").write_text('{"text": "x"}\n')
+    inputs = {"known": Model(path="ours/known"), "new": Model(path="ours/new"), PROMPTS: Data(path="here.jsonl")}
+    pinned = _pinned(inputs)
+    assert (pinned["known"].revision, pinned["new"].revision) == (COMMIT, "main")
+    keys = _keys(pinned, Store(tmp_path / "runs"), 0)
+    assert keys.keys() == {"known", PROMPTS}
+
+
+def test_no_input_takes_the_place_of_another(tmp_path, monkeypatch):
+    assert not {PROMPTS, TEXT} & set(_names(["a/prompts", "b/text"]))
+    assert _names(["a/sft", "b/sft"]) == ["a-sft", "b-sft"]
+    made, inputs = Artifact("reward", "k", Path()), {"judge": Model(path="x")}
+    monkeypatch.setattr(Store, "get", lambda self, address: made)
+    assert _reward(Store(tmp_path), "toy/judge", inputs) == "$toy-judge"
+    assert inputs == {"judge": Model(path="x"), "toy-judge": made}
+
+
+def test_a_template_is_for_models_that_are_no_artifacts(hub, tmp_path):
+    (tmp_path / "model").mkdir()
+    store = Store(tmp_path / "runs")
+    assert _policy(store, "model", "plain") == Model(path="model", template="plain")
+    assert _policy(store, "model", None) == Model(path="model")
+
+
+def test_a_misspelt_reward_is_said_in_our_words(align, hub, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "here.jsonl").write_text('{"prompt": "x"}\n')
+    wrong = align("compare", "model", "--prompts", "here.jsonl", "--reward", "lenght")
+    assert wrong.code == 2
+    assert "rewards.0: " in wrong.err and "Did you mean 'length'?" in wrong.err
+    assert "pydantic" not in wrong.err and "validation error" not in wrong.err
