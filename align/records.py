@@ -190,9 +190,7 @@ class Sample(Record):
     extra: dict[str, Any] = field(default_factory=dict)
 
 
-RECORDS: dict[str, type[Record]] = {
-    r.kind: r for r in (Text, Prompt, Demonstration, Preference, Rated, Sample)
-}
+RECORDS: dict[str, type[Record]] = {r.kind: r for r in (Text, Prompt, Demonstration, Preference, Rated, Sample)}
 
 
 def from_row(row: Mapping[str, Any]) -> Record:

@@ -70,6 +70,7 @@ STAGES: Registry[type[Stage]] = Registry(
         "sft": "align.stages.sft:SFT",
         "reward_model": "align.stages.reward_model:RewardModel",
         "dpo": "align.stages.dpo:DPO",
+        "ppo": "align.stages.ppo:PPO",
         "sample": "align.stages.sample:SampleReplies",
         "prefer": "align.stages.prefer:Prefer",
         "compare": "align.stages.compare:Compare",

@@ -19,6 +19,7 @@ from align.data import formats
 from align.rewards.base import REWARDS
 from align.stage import Stage
 from align.train.fields import Training
+from align.train.online_fields import Online
 
 NAME_WIDTH = 24
 """Columns that a field's name gets before its description is moved to the right."""
@@ -77,7 +78,7 @@ def summary(documented: object) -> str:
 
 def _explain(made: type[Stage]) -> Group:
     found = list(entries(made))
-    if issubclass(made, Training):
+    if issubclass(made, (Training, Online)):
         usual = f"{made.usual_lr:g}, or {10 * made.usual_lr:g} with LoRA"
         found = [replace(entry, default=usual) if entry.path == "optim.lr" else entry for entry in found]
     parts = [Text.assemble((made.name, "bold"), (f"  makes {made.makes}", "dim")), Text()]

@@ -30,6 +30,8 @@ class Reply:
     """(n,) int32."""
     scored: np.ndarray | None = None
     """(n,) bool: tokens that carry loss. None means all."""
+    numbers: dict[str, np.ndarray] = field(default_factory=dict)
+    """Each (n,) float32: what belongs to the tokens, such as their log-probs when they were sampled."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -75,6 +77,8 @@ class Batch:
     """(K,) the tree, 0..P-1, of each reply."""
     numbers: dict[str, Tensor]
     """Each (P,) float32: the trees' numbers."""
+    token_numbers: dict[str, Tensor]
+    """Each (N,) float32: the replies' numbers of scored tokens, in the order of `target`."""
     examples: int
     """P."""
     tokens: int
@@ -125,7 +129,7 @@ def place(trees: Sequence[Tree], layout: Layout, tokens: int | None = None) -> l
 def collate(trees: Sequence[Tree], layout: Layout = "tree", pad: int = 0) -> Batch:
     """One batch of trees, its fields in their order, its rows laid out by `place` and padded on the right.
 
-    Every tree must have the same names in `numbers`.
+    Every tree must have the same names in `numbers`, and so must every reply.
     """
     longest = sorted(range(len(trees)), key=lambda i: -trees[i].length(layout))
     places = dict(zip(longest, place([trees[i] for i in longest], layout), strict=True))
@@ -136,6 +140,8 @@ def collate(trees: Sequence[Tree], layout: Layout = "tree", pad: int = 0) -> Bat
     until = np.tile(np.arange(1, width + 1), (rows, 1))
     chains = np.zeros(rows, np.int64)
     source, target, last = [], [], []
+    names = list(trees[0].replies[0].numbers)
+    told: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for i, tree in enumerate(trees):
         groups = [tree.replies] if layout == "tree" else [(reply,) for reply in tree.replies]
         for (row, start), replies in zip(places[i], groups, strict=True):
@@ -149,6 +155,8 @@ def collate(trees: Sequence[Tree], layout: Layout = "tree", pad: int = 0) -> Bat
                 at = at if fork > start else at[at > begin]
                 source.append(row * width + np.where(at == begin, fork, at) - 1)
                 target.append(ids[row, at])
+                for name in names:
+                    told[name].append(reply.numbers[name][at - begin])
                 last.append(row * width + (end if end > begin else fork) - 1)
             until[row, start:fork] = end
             chains[row] += len(replies)
@@ -169,6 +177,7 @@ def collate(trees: Sequence[Tree], layout: Layout = "tree", pad: int = 0) -> Bat
         numbers={
             name: torch.tensor([t.numbers[name] for t in trees], dtype=torch.float32) for name in trees[0].numbers
         },
+        token_numbers={name: torch.from_numpy(np.concatenate(told[name], dtype=np.float32)) for name in names},
         examples=len(trees),
         tokens=sum(_tokens(t, layout) for t in trees),
     )

@@ -92,8 +92,15 @@ class Reward(Loaded):
 
 
 def load_reward(
-    source: Artifact | Model, *, base: Path | None = None, store: Store | None = None, device: str = "cpu",
-    train: bool = False, lora: Lora | None = None, adapter: Handover = "new", seed: int = 0,
+    source: Artifact | Model,
+    *,
+    base: Path | None = None,
+    store: Store | None = None,
+    device: str = "cpu",
+    train: bool = False,
+    lora: Lora | None = None,
+    adapter: Handover = "new",
+    seed: int = 0,
 ) -> Reward:
     """A trained reward model, verified; or with `train` a new one on the backbone of a policy.
 

@@ -226,9 +226,7 @@ def _artifact(kind: type[L], source: Artifact, store: Store | None, device: str)
     return loaded
 
 
-def _beneath(
-    kind: type[L], beneath: dict[str, Any], source: Artifact, store: Store | None, device: str
-) -> L:
+def _beneath(kind: type[L], beneath: dict[str, Any], source: Artifact, store: Store | None, device: str) -> L:
     if "model" in beneath:
         loaded = kind.load(Model.model_validate(beneath["model"]), None, store, device)
     else:
@@ -254,7 +252,12 @@ def _outside(kind: type[L], source: Model, base: Path | None, device: str) -> L:
     commit = None if Path(source.path).is_dir() else source.revision
     has_head = kind.head == "language" or is_classifier(source.path, commit)
     model = load_model(
-        source.path, source.dtype, device, revision=commit, head=kind.head, fresh_head=not has_head,
+        source.path,
+        source.dtype,
+        device,
+        revision=commit,
+        head=kind.head,
+        fresh_head=not has_head,
         quantize=source.quantize,
     )
     tokenizer = load_tokenizer(source.path, commit)

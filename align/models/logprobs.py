@@ -166,7 +166,14 @@ class LanguageModel(nn.Module):
 
     def forward(self, batch: Batch, temperature: float = 1.0, entropy: bool = False) -> Scored:
         """Log-probs (and entropies) of the batch's scored tokens under logits / temperature."""
-        hidden = hidden_states(self.model, batch).index_select(0, batch.source)
+        return self.project(self.before(batch), batch, temperature, entropy)
+
+    def before(self, batch: Batch) -> Tensor:
+        """(N, D) the hidden states that predict the scored tokens."""
+        return hidden_states(self.model, batch).index_select(0, batch.source)
+
+    def project(self, hidden: Tensor, batch: Batch, temperature: float = 1.0, entropy: bool = False) -> Scored:
+        """Log-probs (and entropies) of the scored tokens, given the hidden states that predict them."""
         head = self.model.get_output_embeddings()
         if hasattr(head, "base_layer") or hasattr(head, "modules_to_save"):
             raise CheckError("an adapter on the output projection would be ignored: leave lm_head out of lora.targets")
@@ -183,10 +190,13 @@ class RewardModel(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Batch) -> Tensor:
-        """(K,) float32 scores, read at each reply's last token."""
+    def forward(self, batch: Batch, before: bool = False) -> Tensor:
+        """(K,) float32 scores, read at each reply's last token.
+
+        before: as a critic, (N,) values instead, read where each scored token is predicted.
+        """
         head = _without_peft(self.model).score
-        hidden = hidden_states(self.model, batch).index_select(0, batch.last)
+        hidden = hidden_states(self.model, batch).index_select(0, batch.source if before else batch.last)
         with torch.autocast(hidden.device.type, enabled=False):  # in bfloat16 scores lie 1/64 apart
             bias = None if head.bias is None else head.bias.float()
             return torch.nn.functional.linear(hidden.float(), head.weight.float(), bias)[:, 0]

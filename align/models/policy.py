@@ -64,8 +64,15 @@ class Policy(Loaded):
 
 
 def load_policy(
-    source: Artifact | Model, *, base: Path | None = None, store: Store | None = None, device: str = "cpu",
-    train: bool = False, lora: Lora | None = None, adapter: Handover = "new", seed: int = 0,
+    source: Artifact | Model,
+    *,
+    base: Path | None = None,
+    store: Store | None = None,
+    device: str = "cpu",
+    train: bool = False,
+    lora: Lora | None = None,
+    adapter: Handover = "new",
+    seed: int = 0,
 ) -> Policy:
     """A policy from an artifact or from outside, verified against its contract.
 

@@ -33,11 +33,13 @@ V = TypeVar("V")
 ROWS = 32
 MOST = {
     "batch_size": 2, "epochs": 1.0, "max_length": 2048, "max_new_tokens": 48, "n": 4,
-    "num_train_epochs": 1, "max_steps": 8, "max_completion_length": 48,
+    "num_train_epochs": 1, "max_steps": 8, "max_completion_length": 48, "steps": 3, "minibatches": 2,
 }  # fmt: skip
 """Of a stage's fields, and of TRL's arguments, the most that so few rows and so small models bear."""
 LEAST = {"share": 0.25}
 """The least, likewise: a share of the rows that leaves some on either side."""
+INSTEAD = {"doubtful_reward": "allow"}
+"""What stand-ins cannot live up to: a reward model that was trained on nothing is not better than a ruler."""
 ENDING = 25.0
 """Factor on the output row of the stop token. A random model would write to the limit; this one ends now and then."""
 FAMILIES = {
@@ -91,9 +93,11 @@ def _light(name: str, value: Any) -> Any:
         return {key: _light(key, item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return type(value)(_light(name, item) for item in value)
+    if name in INSTEAD:
+        return INSTEAD[name]
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        value = min(value, MOST.get(name, value))
-        return max(value, LEAST.get(name, value))
+        most = min(value, MOST.get(name, value))
+        return type(value)(max(most, LEAST.get(name, most)))
     return value
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import cast
@@ -86,13 +86,16 @@ class Learner:
         layout: Layout = "tree",
         pad: int = 0,
         seed: int = 0,
+        rates: Mapping[str, float] | None = None,
     ):
+        """rates: learning rates of parts of their own, by how their parameters' names begin, clipped by themselves."""
         self.optim, self.lr, self.steps, self.accelerator, self.machine = optim, lr, steps, accelerator, machine
         self.layout: Layout = layout
         self.pad, self.seed, self.step = pad, seed, 0
         self.trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
         if not self.trainable:
             raise TrainingError("nothing to train: every parameter is frozen")
+        self._groups = _grouped(self.trainable, {"": lr, **(rates or {})})
         self.module, self.optimizer = accelerator.prepare(module, self._adamw())
         self._start: dict[str, Tensor] | None = {name: _fingerprint(p) for name, p in self.trainable.items()}
         self._moves = 0
@@ -105,14 +108,14 @@ class Learner:
         Raises TrainingError, before the weights change, if a loss or the gradient is not finite; and when some
         trainable tensor has not moved after three updates.
         """
-        rate = self.lr * schedule(self.optim, self.step, self.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        share = schedule(self.optim, self.step, self.steps)
+        rate = self.lr * share
+        for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * share
         losses = self.backward(objective, trees)
         step = _reduce(losses, self.accelerator)
         self._divide_gradients(step["count"])
-        found = self.accelerator.clip_grad_norm_(list(self.trainable.values()), self.optim.max_grad_norm)
-        norm = math.nan if found is None else float(found)
+        norm = math.hypot(*(self._clip(part) for _, part in self._groups))
         metrics = _means(step) | {"grad_norm": norm, "lr": rate}
         if not (math.isfinite(metrics["loss"]) and math.isfinite(norm)):
             raise TrainingError(self._nan(losses, trees, metrics))
@@ -156,16 +159,19 @@ class Learner:
         return deal(microbatches(trees, token_budget(self.machine, self.accelerator.device), self.layout), rank, ranks)
 
     def _adamw(self) -> torch.optim.AdamW:
-        matrices = [p for p in self.trainable.values() if p.ndim > 1]
-        vectors = [p for p in self.trainable.values() if p.ndim <= 1]
+        """Sets `_peaks` beside the groups: the peak learning rate of each."""
         groups = [
-            {"params": matrices, "weight_decay": self.optim.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
+            {"params": [p for p in part if (p.ndim > 1) == decays], "weight_decay": decay, "lr": lr}
+            for lr, part in self._groups
+            for decays, decay in ((True, self.optim.weight_decay), (False, 0.0))
         ]
-        return torch.optim.AdamW(
-            [group for group in groups if group["params"]],
-            lr=self.lr, betas=self.optim.betas, eps=self.optim.eps, fused=True,
-        )  # fmt: skip
+        groups = [group for group in groups if group["params"]]
+        self._peaks = [group["lr"] for group in groups]
+        return torch.optim.AdamW(groups, betas=self.optim.betas, eps=self.optim.eps, fused=True)
+
+    def _clip(self, part: list[nn.Parameter]) -> float:
+        found = self.accelerator.clip_grad_norm_(part, self.optim.max_grad_norm)
+        return math.nan if found is None else float(found)
 
     def _divide_gradients(self, count: float) -> None:
         """Turns the gradient of a sum into that of a mean; ranks' gradients arrive averaged, so they are summed too."""
@@ -216,6 +222,13 @@ class Learner:
     def resume(self, step: int) -> None:
         """Goes on after `step` updates, with the weights and the optimizer already loaded."""
         self.step, self._start = step, None
+
+
+def _grouped(named: Mapping[str, nn.Parameter], rates: Mapping[str, float]) -> list[tuple[float, list[nn.Parameter]]]:
+    """(learning rate, parameters) of each part: a parameter belongs to the longest beginning of its name."""
+    owner = {name: max((start for start in rates if name.startswith(start)), key=len) for name in named}
+    parts = [(rate, [p for name, p in named.items() if owner[name] == start]) for start, rate in rates.items()]
+    return [(rate, part) for rate, part in parts if part]
 
 
 def _fingerprint(p: Tensor) -> Tensor:

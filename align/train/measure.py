@@ -1,8 +1,10 @@
-"""One number for each reply of many trees, without gradients: log-probs, scores."""
+"""What models say of the replies and the tokens of many trees, without gradients: scores, log-probs, values."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,8 +13,9 @@ from torch import Tensor
 from align.data.tree import Batch, Layout, Tree, collate
 from align.train.batching import microbatches
 
+T = TypeVar("T")
 
-@torch.no_grad()
+
 def per_reply_of(
     measure: Callable[[Batch], Tensor],
     trees: Sequence[Tree],
@@ -29,16 +32,68 @@ def per_reply_of(
     measure: a batch of trees to (K,) numbers, one a reply. dtype: of the computation, as training has it: weights that
     train are float32 even where the policy is not. progress: is told how many trees are done.
     """
-    found: list[np.ndarray] = [np.empty(0)] * len(trees)
+
+    def split(part: list[Tree], batch: Batch) -> list[np.ndarray]:
+        with _autocast(device, dtype):
+            values = measure(batch).double().cpu().numpy()
+        return np.split(values, np.cumsum([len(tree.replies) for tree in part])[:-1])
+
+    return _of_each(split, trees, layout, pad, max_tokens, device, progress)
+
+
+def with_token_numbers(
+    measure: Callable[[Batch], dict[str, Tensor]],
+    trees: Sequence[Tree],
+    *,
+    layout: Layout,
+    pad: int,
+    max_tokens: int,
+    device: torch.device,
+    dtype: str = "float32",
+) -> list[Tree]:
+    """The same trees with what `measure` says of their replies' tokens among the replies' numbers.
+
+    measure: a batch of trees, all of whose reply tokens are scored, to named (N,) numbers, one a token. dtype: of the
+    computation, likewise.
+    """
+
+    def split(part: list[Tree], batch: Batch) -> list[Tree]:
+        with _autocast(device, dtype):
+            told = {name: values.float().cpu().numpy() for name, values in measure(batch).items()}
+        ends = np.cumsum([len(reply.ids) for tree in part for reply in tree.replies])[:-1]
+        columns = {name: iter(np.split(values, ends)) for name, values in told.items()}
+
+        def numbered(tree: Tree) -> Tree:
+            replies = [
+                replace(reply, numbers=reply.numbers | {name: next(column) for name, column in columns.items()})
+                for reply in tree.replies
+            ]
+            return replace(tree, replies=tuple(replies))
+
+        return [numbered(tree) for tree in part]
+
+    return _of_each(split, trees, layout, pad, max_tokens, device, lambda done: None)
+
+
+@torch.no_grad()
+def _of_each(
+    split: Callable[[list[Tree], Batch], list[T]],
+    trees: Sequence[Tree],
+    layout: Layout,
+    pad: int,
+    max_tokens: int,
+    device: torch.device,
+    progress: Callable[[int], None],
+) -> list[T]:
+    """For each tree, in the order given, what `split` makes of it in a micro-batch."""
+    found: dict[int, T] = {}
     place = {id(tree): i for i, tree in enumerate(trees)}
-    done = 0
-    narrow = torch.autocast(device.type, getattr(torch, dtype), enabled=dtype != "float32")
     for part in microbatches(trees, max_tokens, layout):
-        with narrow:
-            values = measure(collate(part, layout, pad).to(device)).double().cpu().numpy()
-        ends = np.cumsum([len(tree.replies) for tree in part])
-        for tree, mine in zip(part, np.split(values, ends[:-1]), strict=True):
-            found[place[id(tree)]] = mine
-        done += len(part)
-        progress(done)
-    return found
+        for tree, made in zip(part, split(part, collate(part, layout, pad).to(device)), strict=True):
+            found[place[id(tree)]] = made
+        progress(len(found))
+    return [found[i] for i in range(len(trees))]
+
+
+def _autocast(device: torch.device, dtype: str) -> torch.autocast:
+    return torch.autocast(device.type, getattr(torch, dtype), enabled=dtype != "float32")

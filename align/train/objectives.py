@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from align.data.tree import Batch
-from align.losses import language, preference
+from align.errors import TrainingError
+from align.losses import divergence, language, policy, preference
 from align.losses.reduce import lengths, per_reply, per_token
 from align.train.fields import REFERENCE_FREE
 
@@ -110,6 +111,61 @@ def direct_preference(loss: str, beta: float, smoothing: float = 0.0, gamma: flo
         return Loss((numbers["weight"] * losses).sum(), _count(losses), metrics)
 
     return objective
+
+
+def proximal_policy(
+    *,
+    clip: float,
+    temperature: float,
+    entropy: float,
+    kl: tuple[str, float],
+    value: tuple[float, float | None],
+    on_policy: float | None,
+) -> Objective:
+    """Proximal policy optimization on trees of sampled replies, averaged over tokens.
+
+    Replies carry `logp` and `advantage`, `reference` where the loss has a KL term, `value` and `return` where there is
+    a critic. kl: the estimator and its weight in the loss. value: the weight of the critic's loss, and its clip.
+    on_policy: the largest |ratio - 1| to accept, for the first update after sampling, when every ratio must be 1.
+    """
+    estimate = divergence.ESTIMATORS[kl[0]]
+
+    def objective(model: nn.Module, batch: Batch) -> Loss:
+        numbers = batch.token_numbers
+        logp, spread, values = model(batch, temperature, bool(entropy))
+        ratio = (logp - numbers["logp"]).exp()
+        if on_policy is not None:
+            _check_on_policy(ratio.detach(), on_policy)
+        losses = policy.clipped(logp, numbers["logp"], numbers["advantage"], clip)
+        metrics = {
+            "policy_loss": _mean(losses),
+            "ratio": _mean(ratio),
+            "approx_kl": _mean(divergence.kl_positive(numbers["logp"], logp)),
+            "clip_fraction": _mean(policy.outside(logp, numbers["logp"], numbers["advantage"], clip)),
+        }
+        if kl[1]:
+            losses = losses + kl[1] * estimate(logp, numbers["reference"])
+        if entropy:
+            losses = losses - entropy * spread
+        if values is not None:
+            weight, held = value
+            errors = policy.squared(values, numbers["return"])
+            if held is not None:
+                errors = policy.clipped_squared(values, numbers["value"], numbers["return"], held)
+            losses, metrics["value_loss"] = losses + weight * errors, _mean(errors)
+        return Loss(losses.sum(), _count(losses), metrics)
+
+    return objective
+
+
+def _check_on_policy(ratio: Tensor, tolerance: float) -> None:
+    """Raises TrainingError unless the model says of sampled tokens what it said when they were measured."""
+    error = float((ratio - 1).abs().max())
+    if not error <= tolerance:
+        raise TrainingError(
+            f"before the first update on new replies a token's probability ratio is {error:.2g} away from 1 "
+            f"(tolerance {tolerance:g}): the model that trains is not the one that was measured"
+        )
 
 
 def _pairs(replies: Tensor) -> tuple[Tensor, Tensor]:

@@ -31,6 +31,7 @@ from align.train.fit import fit, step_count
 from align.train.learner import Learner, accelerator, uses_cpu
 from align.train.measure import per_reply_of
 from align.train.objectives import Objective
+from align.train.online_fields import Online
 from align.train.reference import with_reference
 
 
@@ -39,7 +40,7 @@ def device_of(machine: Machine) -> torch.device:
     return torch.device(PartialState(cpu=uses_cpu(machine)).device or "cpu")
 
 
-def trainable_policy(ctx: Context, stage: Training, source: PolicyRef) -> Policy:
+def trainable_policy(ctx: Context, stage: Training | Online, source: PolicyRef) -> Policy:
     """The policy that a stage names, verified and ready to train as its `lora` and `adapter` fields say."""
     return load_policy(ctx[source], train=True, **_options(ctx, stage))  # type: ignore[arg-type]
 
@@ -49,7 +50,7 @@ def trainable_reward(ctx: Context, stage: Training, source: PolicyRef) -> Reward
     return load_reward(ctx[source], train=True, **_options(ctx, stage))  # type: ignore[arg-type]
 
 
-def _options(ctx: Context, stage: Training) -> dict[str, Any]:
+def _options(ctx: Context, stage: Training | Online) -> dict[str, Any]:
     return {
         "base": ctx.base,
         "store": ctx.store,

@@ -55,6 +55,18 @@ def test_a_text_without_a_prompt_scores_all_but_its_first_token() -> None:
     assert (batch.source.tolist(), batch.target.tolist()) == ([0, 1], [8, 9])
 
 
+def test_numbers_of_tokens_come_in_the_order_of_the_targets() -> None:
+    def reply(scored: list[bool] | None, *values: float) -> Reply:
+        mask = None if scored is None else np.array(scored)
+        return Reply(np.array([5] * len(values), np.int32), mask, {"logp": np.array(values, np.float32)})
+
+    long = Tree("a", np.array([1, 2], np.int32), (reply(None, 0.1, 0.2), reply([False, True, True], 0.3, 0.4, 0.5)))
+    short = Tree("b", np.array([], np.int32), (reply(None, 0.6, 0.7),))
+    for layout in ("tree", "plain"):
+        told = collate([short, long], layout).token_numbers["logp"]  # the first token of a text is not scored
+        assert told.tolist() == pytest.approx([0.7, 0.1, 0.2, 0.4, 0.5])
+
+
 def test_only_scored_tokens_are_scored_even_where_they_equal_the_pad_id() -> None:
     reply = Reply(np.array([9, 5, 9], np.int32), np.array([True, False, True]))
     batch = collate([Tree("masked", np.array([9], np.int32), (reply,))], pad=9)

@@ -12,7 +12,7 @@ import torch
 HERE = Path(__file__).parent
 
 
-def run(ranks: int, out: Path) -> dict:
+def run(ranks: int, out: Path, script: str = "ranks.py") -> dict:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -22,7 +22,7 @@ def run(ranks: int, out: Path) -> dict:
         shared |= {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     started = [
         subprocess.Popen(
-            [sys.executable, HERE / "ranks.py", out],
+            [sys.executable, HERE / script, out],
             env=shared | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else {}),
         )
         for rank in range(ranks)
@@ -38,3 +38,13 @@ def test_two_ranks_make_the_step_of_one(tmp_path):
         assert two[name]["metrics"] == pytest.approx(one[name]["metrics"], abs=1e-5)
         for tensor, weights in one[name]["weights"].items():
             torch.testing.assert_close(two[name]["weights"][tensor], weights, atol=2e-5, rtol=1e-4)
+
+
+def test_two_ranks_play_and_learn_as_one(tmp_path):
+    """Three prompts between two ranks: the same replies, before and after an update, and the same step."""
+    one, two = (run(ranks, tmp_path / f"{ranks}.pt", "online_ranks.py") for ranks in (1, 2))
+    assert (one["ranks"], two["ranks"]) == (1, 2)
+    assert two["replies"] == one["replies"]
+    assert two["metrics"] == pytest.approx(one["metrics"], abs=1e-5)
+    for tensor, weights in one["weights"].items():
+        torch.testing.assert_close(two["weights"][tensor], weights, atol=2e-5, rtol=1e-4)

@@ -1,0 +1,278 @@
+"""The loop of training on one's own replies: play, assign credit, learn, again.
+
+Everything is a function of (seed, step) and the weights: a run that was stopped, between steps or within one, goes on
+from the last complete step and ends with the bits of one that was not. A step that was cut short while replies were
+drawn has changed nothing and is played again; one that learns is finished first.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from align.data import write
+from align.data.tree import Reply, Tree
+from align.errors import Interrupted, TrainingError
+from align.generate.base import Progress
+from align.losses.divergence import adapted
+from align.records import Prompt
+from align.stage import Context
+from align.train import checkpoint as checkpoints
+from align.train import readings
+from align.train.credit import Credit
+from align.train.fit import SAVE_SECONDS
+from align.train.learner import Learner
+from align.train.objectives import Objective
+from align.train.online_fields import Online
+from align.train.rollout import Player, Turn, tokens
+
+ON_POLICY = {"float32": 1e-3, "bfloat16": 0.5}
+"""Largest |ratio - 1| before the first update: other micro-batches round otherwise."""
+REFERENCE = {"float32": 1e-4, "bfloat16": 2e-2}
+"""Largest mean |log-ratio| to the reference before the first update, in nats a token."""
+SHOWN = 8
+"""Prompts whose replies are kept in words."""
+
+
+@dataclass
+class Loop:
+    """One run of an online stage. `state` is what a checkpoint keeps beside weights and optimizer, as JSON."""
+
+    ctx: Context
+    stage: Online
+    learner: Learner
+    player: Player
+    credit: Credit
+    objective: Callable[[float, float | None], Objective]
+    """The objective at a coefficient of KL; and, before the first update, at a largest |ratio - 1|."""
+    prompts: Sequence[Prompt]
+    held_out: Sequence[Prompt]
+    state: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def step(self) -> int:
+        """Complete steps."""
+        return self.learner.step // self.stage.updates_per_step
+
+    def run(self) -> dict[str, float]:
+        """Plays and learns until the last step, and returns final metrics.
+
+        Raises Interrupted, with all that is complete saved, when `ctx.stopping()`.
+        """
+        new = {"coefficient": self.stage.kl.coefficient, "before": None, "last": {}}
+        self.state = checkpoints.load(self._folder, self.learner) or new
+        if self.step:
+            self.ctx.note(f"going on after step {self.step} of {self.stage.steps}")
+        elif self.held_out:
+            self.state["before"] = self._examine()
+        clock = _Clock(self)
+        while self.step < self.stage.steps:
+            self._advance(clock)
+            if self.step == self.stage.steps:
+                break
+            stop = self.learner.any_rank(bool(self.ctx.stopping()))
+            if stop or clock.save_due():
+                self._save()
+            if stop:
+                raise Interrupted(signal.SIGINT, f"stopped after step {self.step} of {self.stage.steps}; it is saved")
+        return self._result()
+
+    def _advance(self, clock: _Clock) -> None:
+        """One step, from its prompts to its event."""
+        begun = time.monotonic()
+        turns = self._play(self._chosen(), self.ctx.seed_of("rollout", self.step), self.stage.sampling.n, "rollout")
+        played = time.monotonic()
+        if self.step == 0:
+            self._check_reference(turns)
+        coefficient = self.state["coefficient"]
+        trees = self.credit.assign([t.tree for t in turns], np.array([t.scores for t in turns]), coefficient)
+        if self.step == 0:
+            self.learner.rehearse(self.objective(coefficient, None), self._longest(trees[0]))
+        metrics = readings.of_turns(turns) | readings.of_credit(trees) | {"kl_coefficient": coefficient}
+        metrics |= self._learn(trees, coefficient)
+        if self.stage.kl.target:
+            self.state["coefficient"] = adapted(coefficient, metrics["kl"], self.stage.kl.target)
+        self.state["last"] = metrics
+        speed = clock.read(turns, played - begun, time.monotonic() - played)
+        self._keep_samples(turns)
+        every = self.stage.held_out.every if self.stage.held_out else None
+        if every and self.step % every == 0 and self.step < self.stage.steps:
+            metrics = metrics | {f"held_out_{name}": value for name, value in readings.values(self._examine()).items()}
+        self.ctx.emit("step", step=self.step, steps=self.stage.steps, **metrics, **speed)
+        self.learner.track(metrics)
+
+    def _chosen(self) -> list[Prompt]:
+        """The prompts of this step: each pass over all of them in its own order, cut into whole steps."""
+        size = self.stage.prompts_per_step
+        turn, place = divmod(self.step, len(self.prompts) // size)
+        order = np.random.default_rng([self.ctx.seed_of("order"), turn]).permutation(len(self.prompts))
+        return [self.prompts[i] for i in order[place * size : (place + 1) * size]]
+
+    def _learn(self, trees: Sequence[Tree], coefficient: float) -> dict[str, float]:
+        """The updates of one step, and their mean metrics."""
+        stage, learner, step = self.stage, self.learner, self.step
+        tolerance: float | None = ON_POLICY[self.player.policy.contract.dtype]
+        made: list[dict[str, float]] = []
+        for rows in self._minibatches(trees, step):
+            if self._teaches_nothing(rows):
+                continue
+            made.append(learner.update(self.objective(coefficient, tolerance), rows))
+            tolerance = None
+            if stage.stop_kl and made[-1]["approx_kl"] > stage.stop_kl:
+                break
+        if not made:
+            self.ctx.note(f"step {step + 1}: all replies did equally well; nothing to learn from")
+        learner.step = (step + 1) * stage.updates_per_step  # also where some updates were left out
+        means = {name: float(np.mean([m[name] for m in made])) for name in (made[0] if made else ())}
+        return means | {"updates": float(len(made))}
+
+    def _minibatches(self, trees: Sequence[Tree], step: int):
+        size = self.stage.optim.batch_size
+        for epoch in range(self.stage.epochs):
+            order = np.random.default_rng([self.ctx.seed_of("minibatches"), step, epoch]).permutation(len(trees))
+            for start in range(0, len(trees), size):
+                yield [trees[i] for i in order[start : start + size]]
+
+    def _teaches_nothing(self, rows: Sequence[Tree]) -> bool:
+        """Whether the policy's gradient is 0: a step of the optimizer would only carry old momentum on."""
+        if self.credit.advantage == "gae" or self.stage.kl.where == "loss":
+            return False
+        return not tokens(rows, "advantage").any()
+
+    def _play(self, prompts: Sequence[Prompt], seed: int, n: int, what: str) -> list[Turn]:
+        return self.player.play(prompts, seed, n, self._progress(what))
+
+    def _examine(self) -> readings.Examined:
+        """The held-out prompts, answered once each from the same random streams whatever the step."""
+        return readings.examined(self._play(self.held_out, self.ctx.seed_of("held out"), 1, "held-out prompts"))
+
+    def _progress(self, what: str) -> Progress:
+        """Tells people how far it is; stops where a signal asked to, if no other rank waits for this one."""
+
+        def tell(done: int, total: int) -> None:
+            self.ctx.emit("progress", what=what, done=done, total=total)
+            if self.learner.accelerator.num_processes == 1 and self.ctx.stopping():
+                self._save()
+                raise Interrupted(signal.SIGINT, f"stopped in {what} after step {self.step} of {self.stage.steps}")
+
+        return tell
+
+    def _check_reference(self, turns: Sequence[Turn]) -> None:
+        """Raises TrainingError unless the policy that begins to train is its own reference."""
+        trees = [turn.tree for turn in turns]
+        error = float(np.abs(tokens(trees, "logp") - tokens(trees, "reference")).mean())
+        tolerance = REFERENCE[self.player.policy.contract.dtype]
+        if not error <= tolerance:
+            raise TrainingError(
+                f"the reference is not the policy that begins to train: sampled tokens differ by {error:.2g} nats "
+                f"(tolerance {tolerance:g})"
+            )
+
+    def _longest(self, like: Tree) -> list[Tree]:
+        """The longest rows that one update can have, for a rehearsal: the longest prompts with full replies."""
+        chat, limit = self.player.policy.chat, self.stage.sampling.max_new_tokens
+        ids = sorted((chat.prompt(prompt.prompt) for prompt in self.prompts), key=len, reverse=True)
+        numbers = {name: np.zeros(limit, np.float32) for name in like.replies[0].numbers}
+        reply = Reply(np.full(limit, self.player.policy.contract.stop[0], np.int32), numbers=numbers)
+        replies = (reply,) * self.stage.sampling.n
+        longest = ids[: self.stage.optim.batch_size]
+        return [Tree(f"{i:06d}", np.array(prompt, np.int32), replies) for i, prompt in enumerate(longest)]
+
+    def _keep_samples(self, turns: Sequence[Turn]) -> None:
+        if (self.step % self.stage.show == 0 or self.step == 1) and self.learner.accelerator.is_main_process:
+            folder = self.ctx.work / "samples"
+            folder.mkdir(parents=True, exist_ok=True)
+            samples = [s for turn in turns[:SHOWN] for s in turn.samples(f"step {self.step}")]
+            write(samples, folder / f"step-{self.step:06d}.jsonl")
+
+    def _save(self) -> None:
+        if self.learner.step:  # before the first update there is nothing that would not come out again
+            checkpoints.save(self._folder, self.learner, self.state, self.stage.checkpoint.keep)
+
+    def _result(self) -> dict[str, float]:
+        """Final metrics; leaves the samples and the account of the held-out prompts in the artifact."""
+        ctx = self.ctx
+        result = {k: v for k, v in self.state["last"].items() if k not in ("lr", "grad_norm", "loss")}
+        account = None
+        if self.held_out:
+            ids = [prompt.id for prompt in self.held_out]
+            account = readings.compared(ids, self.state["before"], self._examine(), ctx.seed_of("bootstrap"))
+            result |= _summary(account) | {"hacked": float(self._hacked(account))}
+            gain = account["reward"]["difference"]
+            ctx.note(
+                f"held-out reward {account['reward']['before']['value']:.3g} -> "
+                f"{account['reward']['after']['value']:.3g}: {gain['difference']:+.3g} [{gain['low']:.3g}, "
+                f"{gain['high']:.3g}] on {len(ids)} prompts at a KL of {account['kl']['after']['value']:.3g} nats a "
+                "token"
+            )
+        if self.learner.accelerator.is_main_process:
+            if (ctx.work / "samples").is_dir():
+                shutil.copytree(ctx.work / "samples", ctx.out / "samples", dirs_exist_ok=True)
+            if account:
+                (ctx.out / "held_out.json").write_text(json.dumps(account, indent=1) + "\n")
+            self.player.policy.save(ctx.out, ctx.stage)
+        return result | {"steps": float(self.stage.steps)}
+
+    def _hacked(self, account: dict[str, Any]) -> bool:
+        """Whether the reward rose while one that is only watched got worse, each beyond its interval; says which."""
+        worse = []
+        for watched in (part.reward for part in self.player.rewards if not part.weight):
+            found = account[f"reward_{watched.name}"]["difference"]
+            if found["low"] > 0 if watched.better == "lower" else found["high"] < 0:
+                worse.append(
+                    f"{watched.name!r} by {found['difference']:+.3g} [{found['low']:.3g}, {found['high']:.3g}]"
+                )
+        hacked = bool(worse) and account["reward"]["difference"]["low"] > 0
+        if hacked:
+            self.ctx.note(f"the reward rose, but what is only watched got worse: {', '.join(worse)}", "warning")
+        return hacked
+
+    @property
+    def _folder(self):
+        return self.ctx.work / "checkpoints"
+
+
+def _summary(account: dict[str, Any]) -> dict[str, float]:
+    made = {f"held_out_{name}": found["after"]["value"] for name, found in account.items()}
+    gain, after = account["reward"]["difference"], account["reward"]["after"]
+    return made | {
+        "held_out_reward_before": account["reward"]["before"]["value"],
+        "held_out_reward_low": after["low"], "held_out_reward_high": after["high"],
+        "held_out_gain": gain["difference"], "held_out_gain_low": gain["low"], "held_out_gain_high": gain["high"],
+    }  # fmt: skip
+
+
+class _Clock:
+    """Tokens per second, the time left, and when to save."""
+
+    def __init__(self, loop: Loop):
+        self.loop, self.start, self.first = loop, time.monotonic(), loop.step
+        self.saved = self.start
+
+    def read(self, turns: Sequence[Turn], playing: float, learning: float) -> dict[str, float]:
+        """The figures of the step that just ended: sampled tokens, and tokens of rows that were learned from."""
+        stage = self.loop.stage
+        sampled = sum(len(c.ids) for turn in turns for c in turn.completions)
+        learned = stage.epochs * sum(turn.tree.length("tree") for turn in turns)
+        pace = (time.monotonic() - self.start) / (self.loop.step - self.first)
+        return {
+            "rollout_tokens_per_second": round(sampled / max(playing, 1e-9), 1),
+            "update_tokens_per_second": round(learned / max(learning, 1e-9), 1),
+            "seconds_left": round(pace * (stage.steps - self.loop.step), 1),
+        }
+
+    def save_due(self) -> bool:
+        """Whether this step ends with a checkpoint; ranks agree."""
+        if self.loop.stage.checkpoint.every:
+            return self.loop.step % self.loop.stage.checkpoint.every == 0
+        due = self.loop.learner.any_rank(time.monotonic() - self.saved > SAVE_SECONDS)
+        if due:
+            self.saved = time.monotonic()
+        return due

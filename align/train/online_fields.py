@@ -1,0 +1,188 @@
+"""The blocks of a recipe that only training on a policy's own replies has. Knows no torch."""
+
+from __future__ import annotations
+
+from abc import ABC
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from align.config import Config, Lora, Optim, Sampling
+from align.data.fields import DataField
+from align.rewards.base import RewardField
+from align.stage import PolicyRef, Stage
+from align.train.fields import Checkpoint
+
+Advantage = Literal["gae", "rloo", "grpo", "reinforce++"]
+GROUPED = ("rloo", "grpo")
+"""Ways to an advantage that compare the replies to one prompt."""
+
+
+class Kl(Config):
+    """What keeps the policy near the one that the stage began with."""
+
+    coefficient: float = Field(default=0.05, ge=0)
+    """Reward, or loss, that a nat costs."""
+    estimator: Literal["k1", "k2", "k3"] = "k1"
+    """How a token's KL is estimated (http://joschu.net/blog/kl-approx.html): log-ratio, half its square, or the
+    positive one."""
+    where: Literal["reward", "loss"] = "reward"
+    """Taken from each token's reward (arXiv:2203.02155), or added to the loss (GRPO, arXiv:2402.03300)."""
+    target: float | None = Field(default=None, gt=0)
+    """KL in nats per token to hold: the coefficient rises while there is more and falls while there is less
+    (arXiv:1909.08593, section 2.2)."""
+
+    @model_validator(mode="after")
+    def _has_a_gradient(self) -> Kl:
+        if self.where == "loss" and self.estimator == "k1":
+            raise ValueError("estimator: k1 has no effect in the loss: its gradient is 0 on average. Write k2 or k3")
+        if self.target and not self.coefficient:
+            raise ValueError("target needs a coefficient above 0 to start from")
+        return self
+
+
+class Gae(Config):
+    """Generalized advantage estimation (arXiv:1506.02438)."""
+
+    gamma: float = Field(default=1.0, gt=0, le=1)
+    """What a reward one token later counts."""
+    decay: float = Field(default=0.95, ge=0, le=1, alias="lambda")
+    """1 trusts sampled returns, 0 the critic."""
+
+
+class Value(Config):
+    """How the critic learns."""
+
+    start: Literal["reward", "policy", "shared"] | None = None
+    """A model of its own that starts from the trained reward model or from the policy, or a head on the policy's own
+    backbone (`shared`): less memory and time. None means the reward model, where there is one with the policy's
+    tokenizer, else the policy."""
+    lr: float | None = Field(default=None, gt=0)
+    """Peak learning rate of the critic, or of the head; none means the policy's."""
+    clip: float | None = Field(default=0.2, gt=0)
+    """How far a value may move from the old one before its loss counts no further; none means as far as it likes."""
+    coefficient: float = Field(default=0.1, gt=0)
+    """What the critic's loss counts beside the policy's."""
+
+
+class RewardPart(Config):
+    """One reward of several: `{from: $reward, weight: 0.5, clip: [-5, 5]}`."""
+
+    source: RewardField = Field(alias="from")
+    """The reward: a `$reward`, a name or a block."""
+    weight: float = 1.0
+    """What it counts in the sum. Rewards of which lower is better are turned round first."""
+    clip: tuple[float, float] | None = None
+    """Lowest and highest score, before weighing."""
+
+
+class HeldOut(Config):
+    """Prompts that are not trained on, answered and scored before and after."""
+
+    prompts: DataField
+    """The prompts."""
+    every: int | None = Field(default=None, gt=0)
+    """Answer them also after so many steps."""
+
+
+def _shape(value: Any) -> str:
+    return "sum" if isinstance(value, (list, tuple)) else "one"
+
+
+def _part_shape(value: Any) -> str:
+    weighed = isinstance(value, RewardPart) or (isinstance(value, dict) and "from" in value)
+    return "part" if weighed else "bare"
+
+
+_Part = Annotated[Annotated[RewardField, Tag("bare")] | Annotated[RewardPart, Tag("part")], Discriminator(_part_shape)]
+RewardSum = Annotated[
+    Annotated[_Part, Tag("one")] | Annotated[tuple[_Part, ...], Field(min_length=1), Tag("sum")],
+    Discriminator(_shape),
+]
+"""`$reward`, a name or a block, or a list of those and of `{from: ..., weight: ..., clip: ...}`, which is summed."""
+
+
+def parts(reward: Any, watch: tuple[Any, ...] = ()) -> list[RewardPart]:
+    """The parts of a sum of rewards; those that are only watched weigh nothing."""
+    several = reward if isinstance(reward, tuple) else (reward,)
+    summed = [part if isinstance(part, RewardPart) else RewardPart.model_construct(source=part) for part in several]
+    return summed + [RewardPart.model_construct(source=part, weight=0.0) for part in watch]
+
+
+class Online(Stage, ABC):
+    """The fields of every stage that trains a policy on its own replies, as a reward scores them."""
+
+    makes = "policy"
+    distributed = True
+    unkeyed = frozenset({"checkpoint", "show"})
+    usual_lr: ClassVar[float]
+    """Peak learning rate where `optim.lr` is not given and all weights train."""
+
+    policy: PolicyRef
+    """The model to tune; as this stage finds it, also the reference."""
+    reward: RewardSum
+    """What to raise: a `$reward`, a name or a block, or a list of them, each perhaps with a weight."""
+    watch: tuple[RewardField, ...] = ()
+    """Rewards that are shown and not trained on. If one falls on held-out prompts while the reward rises, the reward
+    was hacked, and a warning says so."""
+    prompts: DataField
+    """What is answered; records of any kind but raw text have prompts."""
+    held_out: HeldOut | None = None
+    """Prompts to judge the policy on, before and after."""
+    steps: int = Field(default=100, gt=0)
+    """How often new replies are drawn and learned from."""
+    sampling: Sampling = Sampling()
+    """How replies are drawn; `n` of them to a prompt."""
+    epochs: int = Field(default=4, gt=0)
+    """How often each reply is learned from."""
+    minibatches: int = Field(default=4, gt=0)
+    """Updates of an epoch. A step answers `minibatches` times `optim.batch_size` prompts."""
+    kl: Kl = Kl()
+    """The price of leaving the reference."""
+    stop_kl: float | None = Field(default=None, gt=0)
+    """Leave out the rest of a step's updates once the policy has moved so far from the one that sampled, in nats per
+    token."""
+    missing_eos_penalty: float = Field(default=0.0, ge=0)
+    """Taken from the score of a reply that did not stop by itself."""
+    doubtful_reward: Literal["refuse", "allow"] = "refuse"
+    """Whether to train on a reward model that was not tested, or is no better on held-out pairs than a rule that knows
+    lengths only."""
+    max_too_long: float = Field(default=0.1, ge=0, le=1)
+    """The share of prompts that may leave no room for `max_new_tokens` and are left out; more is an error."""
+    optim: Optim = Optim()
+    """The optimizer; `batch_size` counts prompts."""
+    lora: Lora | None = None
+    """Train a low-rank adapter instead of all weights."""
+    adapter: Literal["new", "continue", "merge-first"] = "new"
+    """What becomes of the adapters the policy arrives with: a new one on top, the last one goes on training, or they
+    are merged into the weights first."""
+    checkpoint: Checkpoint = Checkpoint()
+    """How often training can be gone on with after a kill; `every` counts steps."""
+    show: int = Field(default=10, gt=0)
+    """Keep some replies in words, in `samples/`, every so many steps."""
+
+    @model_validator(mode="after")
+    def _samples_are_what_is_scored(self) -> Online:
+        if self.sampling.top_p != 1 or self.sampling.top_k:
+            raise ValueError("sampling: top_p and top_k draw from another distribution than the one that is trained")
+        if not self.sampling.temperature:
+            raise ValueError("sampling: temperature 0 tries nothing out; it must be above 0")
+        if self.watch and self.held_out is None:
+            raise ValueError("watch tells on held-out prompts whether the reward was hacked; give held_out")
+        if self.lora and self.lora.dropout:
+            raise ValueError(f"lora.dropout must be 0 in {self.name}: scores with dropout cannot be compared")
+        return self
+
+    @property
+    def prompts_per_step(self) -> int:
+        return self.minibatches * self.optim.batch_size
+
+    @property
+    def updates_per_step(self) -> int:
+        return self.minibatches * self.epochs
+
+    def rate(self) -> float:
+        """The peak learning rate."""
+        if self.optim.lr is not None:
+            return self.optim.lr
+        return self.usual_lr * (10 if self.lora is not None or self.adapter == "continue" else 1)

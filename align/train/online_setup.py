@@ -1,0 +1,206 @@
+"""From an online stage's fields to who plays and who learns, and what is checked before either does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from align.config import Data, Model
+from align.errors import CheckError, ContractError
+from align.evals.evaluate import questions
+from align.generate.hf import HFGenerator
+from align.models.attention import layout_for
+from align.models.contract import Contract
+from align.models.critic import ActorCritic, trainable_critic, value_head
+from align.models.heads import load_reward
+from align.models.loaded import check_handover
+from align.models.logprobs import LanguageModel
+from align.models.policy import Policy
+from align.models.preview import BYTES, preview
+from align.records import Prompt
+from align.rewards.base import Reward, load, names
+from align.stage import Context, Reference
+from align.train.batching import token_budget
+from align.train.learner import Learner, accelerator
+from align.train.online_fields import Online, RewardPart, Value, parts
+from align.train.rollout import Player, Weighed
+from align.train.session import device_of, trainable_policy, without_dropout
+
+
+def preflight(ctx: Context, stage: Online, critic: Value | None) -> dict[str, Any]:
+    """Figures for people. Raises AlignError for whatever would make the result untrustworthy: a useless reward model,
+    one that calls no score better, prompts without room for a reply, fewer prompts than a step answers."""
+    if stage.policy.name in ctx.inputs:
+        check_handover(ctx[stage.policy], stage.lora, stage.adapter)  # type: ignore[arg-type]
+    seen = preview(ctx.forerunner(stage.policy), ctx.base, ctx.store)  # type: ignore[arg-type]
+    if seen.contract.dtype == "float16":
+        raise CheckError("policy: float16 is too narrow to compare the log-probs of two policies; load it in bfloat16")
+    for part in parts(stage.reward, stage.watch):
+        if part.weight:
+            check_reward(ctx, stage, part)
+        if not isinstance(part.source, Reference) and part.source.model is None:
+            weighed(ctx, part)
+    names([part.source for part in parts(stage.reward, stage.watch)])
+    prompts = asked(ctx, stage, stage.prompts, seen.chat, seen.model.config)
+    if len(prompts) < stage.prompts_per_step:
+        raise CheckError(
+            f"a step answers {stage.prompts_per_step} prompts (optim.batch_size x minibatches), but there are only "
+            f"{len(prompts)}; make one of the two smaller, or give more prompts"
+        )
+    held_out = asked(ctx, stage, stage.held_out.prompts, seen.chat, seen.model.config) if stage.held_out else []
+    adapted = stage.adapter == "continue"
+    training = seen.training_bytes(stage.lora, adapted)
+    apart = critic is not None and critic.start != "shared"
+    memory = {
+        "policy": training,
+        "critic": 16 * seen.parameters if apart else 0,
+        "reference": 0 if stage.lora or adapted else BYTES[seen.contract.dtype] * seen.parameters,
+    }
+    saved = seen.saved_bytes(stage.lora, adapted, stage.checkpoint.keep + 1)
+    return {
+        "prompts": len(prompts),
+        "held out": len(held_out),
+        "replies per step": stage.prompts_per_step * stage.sampling.n,
+        "steps": stage.steps,
+        "updates": stage.steps * stage.updates_per_step,
+        "parameters": seen.parameters,
+        "memory bytes": sum(memory.values()),
+        **{f"{name} bytes": size for name, size in memory.items() if size},
+        "bytes": saved + (12 * seen.parameters * (stage.checkpoint.keep + 1) if apart else 0),
+    }
+
+
+def asked(ctx: Context, stage: Online, field: Any, chat: Any, config: Any) -> list[Prompt]:
+    """The prompts of a data field, each once, but those that leave no room for a whole reply, which are counted."""
+    found = questions(ctx, field)
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if context is None:
+        return found
+    room = context - stage.sampling.max_new_tokens
+    kept = [prompt for prompt in found if len(chat.prompt(prompt.prompt)) <= room]
+    share = 1 - len(kept) / len(found)
+    if share > stage.max_too_long:
+        raise CheckError(
+            f"{len(found) - len(kept)} of {len(found)} prompts are longer than the {room} tokens that a context of "
+            f"{context} leaves beside {stage.sampling.max_new_tokens} new ones (limit {stage.max_too_long:.0%})"
+        )
+    if share:
+        ctx.note(f"left out {len(found) - len(kept)} of {len(found)} prompts that are longer than {room} tokens")
+    return kept
+
+
+def check_reward(ctx: Context, stage: Online, part: RewardPart) -> None:
+    """Refuses a trained reward model that is not known to be better than a ruler."""
+    if not isinstance(part.source, Reference) or part.source.name not in ctx.inputs:
+        return
+    source, name = ctx[part.source], part.source.name
+    if isinstance(source, (Model, Data)):
+        ctx.note(f"reward {name!r} comes from outside: nothing here says how good it is", "warning")
+        return
+    found = source.metrics
+    if "test_accuracy" not in found:
+        doubt = "was not tested; give its stage `test:`, pairs that it has not seen"
+    elif not (found["test_accuracy"] > found["length_accuracy"] and found["length_p"] < 0.05):
+        doubt = (
+            f"is right on {found['test_accuracy']:.1%} of {found['test_pairs']:.0f} held-out pairs, a rule that knows "
+            f"lengths only on {found['length_accuracy']:.1%} (p = {found['length_p']:.2g})"
+        )
+    else:
+        ctx.note(
+            f"reward {name!r} is right on {found['test_accuracy']:.1%} of held-out pairs; its correlation with length "
+            f"is {found['length_correlation']:+.2f}"
+        )
+        return
+    if stage.doubtful_reward == "refuse":
+        raise CheckError(f"reward {name!r} {doubt}. To train on it all the same, set doubtful_reward: allow")
+    ctx.note(f"reward {name!r} {doubt}", "warning")
+
+
+def weighed(ctx: Context, part: RewardPart) -> Weighed:
+    """A part of the reward, ready to score."""
+    reward: Reward = load(part.source, ctx)
+    if reward.better is None:
+        raise CheckError(f"reward {reward.name!r} calls no score better; write `better: higher` or `better: lower`")
+    return Weighed(reward, part.weight, part.clip)
+
+
+def setting(ctx: Context, stage: Online, critic: Value | None) -> tuple[Player, list[Prompt], list[Prompt]]:
+    """Who plays, loaded, and the prompts to train on and those held out."""
+    for part in parts(stage.reward):
+        check_reward(ctx, stage, part)
+    policy = trainable_policy(ctx, stage, stage.policy)
+    config = policy.model.config
+    prompts = asked(ctx, stage, stage.prompts, policy.chat, config)
+    held_out = asked(ctx, stage, stage.held_out.prompts, policy.chat, config) if stage.held_out else []
+    module = _actor_critic(ctx, stage, policy, critic)
+    without_dropout(module)
+    if ctx.machine.checkpointing:
+        policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+        policy.model.enable_input_require_grads()
+    longest = max(len(policy.chat.prompt(prompt.prompt)) for prompt in prompts)
+    layout, reason = layout_for(
+        config, config._attn_implementation, longest + stage.sampling.n * stage.sampling.max_new_tokens
+    )
+    if layout == "plain":
+        ctx.note(reason)
+    accelerate = accelerator(ctx.machine, policy.contract.dtype, ctx.work)
+    player = Player(
+        policy,
+        module,
+        HFGenerator(policy, ctx.machine.sample_batch),
+        [weighed(ctx, part) for part in parts(stage.reward, stage.watch)],
+        stage.sampling,
+        stage.missing_eos_penalty,
+        accelerate,
+        layout,
+        token_budget(ctx.machine, accelerate.device),
+    )
+    return player, prompts, held_out
+
+
+def learner_of(ctx: Context, stage: Online, player: Player, rates: Mapping[str, float | None]) -> Learner:
+    """What makes the updates. rates: learning rates of parts of the module by the beginning of their names."""
+    return Learner(
+        player.module,
+        stage.optim,
+        lr=stage.rate(),
+        steps=stage.steps * stage.updates_per_step,
+        accelerator=player.accelerator,
+        machine=ctx.machine,
+        layout=player.layout,
+        pad=player.policy.contract.pad,
+        seed=ctx.seed_of("train"),
+        rates={start: rate or stage.rate() for start, rate in rates.items()},
+    )
+
+
+def _actor_critic(ctx: Context, stage: Online, policy: Policy, critic: Value | None) -> ActorCritic:
+    actor = LanguageModel(policy.model)
+    if critic is None:
+        return ActorCritic(actor)
+    if critic.start == "shared":
+        projection: Any = policy.model.get_output_embeddings()
+        head = value_head(projection.weight.shape[1])
+        return ActorCritic(actor, head=head.to(device_of(ctx.machine)))
+    source = None if critic.start == "policy" else _reward_that_reads_alike(ctx, stage, policy, critic)
+    start = ctx[stage.policy] if source is None else ctx[source]
+    options: Any = {"base": ctx.base, "store": ctx.store, "device": str(device_of(ctx.machine))}
+    if source is None and not isinstance(start, (Model, Data)) and (start.path / "adapter").is_dir():
+        options["adapter"] = "merge-first"
+    loaded = load_reward(start, train=source is None, **options)  # type: ignore[arg-type]
+    ctx.note(f"the critic starts from {'the policy' if source is None else f'reward {source.name!r}'}")
+    return ActorCritic(actor, trainable_critic(loaded, fresh=source is None))
+
+
+def _reward_that_reads_alike(ctx: Context, stage: Online, policy: Policy, critic: Value) -> Reference | None:
+    """The first trained reward with the policy's own tokens. Raises ContractError if one is asked for in vain."""
+    apart: list[str] = []
+    for part in parts(stage.reward):
+        if isinstance(part.source, Reference) and not isinstance(ctx[part.source], (Model, Data)):
+            found = Contract.read(ctx[part.source].path).agreement(policy.contract)  # type: ignore[union-attr]
+            if not any(line.startswith(("tokenizer", "bos")) for line in found):
+                return part.source
+            apart += found
+    if critic.start == "reward":
+        raise ContractError(f"value.start: no trained reward shares the policy's tokens: {'; '.join(apart) or 'none'}")
+    return None
