@@ -70,11 +70,13 @@ def worker_of(process: subprocess.Popen) -> int | None:
 def test_ten_kills_change_no_weight(tmp_path):
     """Trap 15: the command, or the worker beneath it, is killed at ten random moments: importing, training, saving."""
     prepare(tmp_path)
+    began = time.monotonic()
     straight = start(tmp_path, "straight")
     said, _ = straight.communicate(timeout=600)
+    whole = time.monotonic() - began
     assert straight.returncode == 0, said
     expected = weights(tmp_path / "straight")
-    assert len(expected) >= 4  # two policies, a reward model, an adapter
+    assert len(expected) == 3  # a policy, a reward model, an adapter
     chance, kills = random.Random(0), 0
     for _ in range(60):
         process = start(tmp_path, "killed")
@@ -83,15 +85,14 @@ def test_ten_kills_change_no_weight(tmp_path):
             worker = worker_of(process)
             time.sleep(0.1)
         try:
-            # A run that is let be makes progress; after a while the runs are given the time to.
-            process.wait(timeout=chance.uniform(2, 25) if kills < 10 else 600)
+            process.wait(timeout=whole * chance.uniform(0.1, 0.6) if kills < 10 else 600)
         except subprocess.TimeoutExpired:
             os.kill(worker if worker and chance.random() < 0.5 else process.pid, signal.SIGKILL)
             kills += 1
             process.wait(timeout=60)
         if process.returncode == 0:
             break
-    assert process.returncode == 0 and kills >= 1
+    assert process.returncode == 0 and kills >= 5
     assert weights(tmp_path / "killed") == expected
 
 
