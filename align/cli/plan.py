@@ -50,7 +50,8 @@ def plan(
 def show(plan: Plan, console: Console) -> None:
     """Prints a plan: one row a stage with its inputs, then what should make people look twice."""
     recipe = plan.recipe
-    console.print(Text.assemble((recipe.name, "bold"), (f"  seed {recipe.seed}  {text.place(recipe.file)}", "dim")))
+    title = Text.assemble((recipe.name, "bold"), (f"  seed {recipe.seed}  {text.place(recipe.file)}", "dim"))
+    console.print(title, soft_wrap=True)
     table = Table.grid(padding=(0, 2, 0, 0))
     for column in range(4):
         table.add_column(no_wrap=column < 3)
