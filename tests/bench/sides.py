@@ -119,7 +119,8 @@ def ours(work: Work, setting: Setting) -> Clock:
             stage = DPO(**references, beta=BETA) if work.task == "dpo" else SFT(**references)
             objective = direct_preference("sigmoid", BETA, 0.0, 0.0) if work.task == "dpo" else next_token
             module = LanguageModel(loaded.model)
-        session = Session(ctx, stage, loaded, _before_shuffling(work.trees, ctx.seed_of("order")), (), "tree")
+        rows = _before_shuffling(work.trees, ctx.seed_of("order"))
+        session = Session(ctx, stage, loaded, trees=rows, held_out=(), test=(), layout="tree")
         with clock.running():
             if work.task == "dpo":
                 session = session.with_reference(loaded, "bench")
