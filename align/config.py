@@ -30,6 +30,22 @@ class Model(Config):
     """Load frozen weights in 4 bits for QLoRA; needs bitsandbytes and a GPU."""
 
 
+class Endpoint(Config):
+    """A model behind an OpenAI-compatible server (vLLM, SGLang, a hosted API): another kind of entry of `models:`.
+
+    It writes and judges; nothing is trained from it.
+    """
+
+    endpoint: str = Field(pattern=r"^https?://")
+    """Address of the API, such as `http://localhost:8000/v1`."""
+    name: str
+    """What the server calls the model."""
+    key_variable: str = "OPENAI_API_KEY"
+    """The environment variable that holds the API's key, if it wants one. No key is ever written to disk."""
+    concurrency: int = Field(default=8, gt=0)
+    """Requests under way at once."""
+
+
 class Data(Config):
     """A dataset from outside the recipe: an entry of `data:`."""
 

@@ -30,8 +30,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import core_schema
 
+from align.errors import DataError
+
 if TYPE_CHECKING:
-    from align.config import Data, Model
+    from align.config import Data, Endpoint, Model
     from align.machine import Machine
     from align.store import Artifact, Store
 
@@ -41,7 +43,7 @@ Kind = Literal["policy", "reward", "records", "report"]
 class Reference:
     """`$name` in a recipe: the result of a stage, or an entry of `models:` or `data:`."""
 
-    kinds: ClassVar[tuple[Kind, ...]] = ("policy", "reward", "records", "report")
+    kinds: ClassVar[tuple[Kind | Literal["endpoint"], ...]] = ("policy", "reward", "records", "report")
 
     def __init__(self, name: str):
         self.name = name
@@ -79,6 +81,12 @@ class PolicyRef(Reference):
     """A language model: an entry of `models:` or a stage that makes a policy."""
 
     kinds = ("policy",)
+
+
+class GeneratorRef(Reference):
+    """Whoever writes replies: a policy, or an endpoint of `models:`."""
+
+    kinds = ("policy", "endpoint")
 
 
 class RewardRef(Reference):
@@ -147,7 +155,6 @@ def seed_of(seed: int, *parts: str | int) -> int:
 
 
 
-
 @dataclass(frozen=True)
 class Context:
     """What a stage may use while it runs: its inputs, its folders, its seed, the machine, and a way to tell people."""
@@ -160,7 +167,7 @@ class Context:
     """The content key of the artifact being made."""
     seed: int
     """The recipe's seed; `ctx.seed_of(role)` derives the seeds to use."""
-    inputs: Mapping[str, Artifact | Model | Data]
+    inputs: Mapping[str, Artifact | Model | Endpoint | Data]
     """What each reference stands for, by its name without the `$`."""
     keys: Mapping[str, str]
     """The content key of each input, likewise."""
@@ -179,16 +186,29 @@ class Context:
     forerunners: Mapping[str, Artifact | Model] = field(default_factory=dict)
     """In a check, for policies that are yet to be made: the model that they will descend from."""
 
-    def __getitem__(self, reference: Reference) -> Artifact | Model | Data:
+    def __getitem__(self, reference: Reference) -> Artifact | Model | Endpoint | Data:
         return self.inputs[reference.name]
 
-    def forerunner(self, policy: Reference) -> Artifact | Model | Data:
+    def checkpoint(self, reference: Reference) -> Artifact | Model:
+        """The artifact or model of a reference. Raises DataError where it is a dataset, or behind a server."""
+        return self._with_weights(reference.name, self.inputs[reference.name])
+
+    def forerunner(self, policy: Reference) -> Artifact | Model:
         """The policy, or in a check, where it is yet to be made, the model that it will descend from.
 
         The two have the same tokenizer, template and sizes, so rows can be checked before anything computes.
         """
         name = policy.name
-        return self.forerunners[name] if name not in self.inputs and name in self.forerunners else self.inputs[name]
+        ahead = name not in self.inputs and name in self.forerunners
+        return self._with_weights(name, self.forerunners[name] if ahead else self.inputs[name])
+
+    def _with_weights(self, name: str, source: Artifact | Model | Endpoint | Data) -> Artifact | Model:
+        from align.config import Data, Endpoint
+
+        if isinstance(source, (Data, Endpoint)):
+            what = "a dataset" if isinstance(source, Data) else "a model behind a server"
+            raise DataError(f"stages.{self.stage}: {name!r} is {what}; weights are needed here")
+        return source
 
     def seed_of(self, *role: str | int) -> int:
         """The seed of one role of this kind of stage. What the recipe calls the stage is in no key, so in no seed."""

@@ -32,7 +32,7 @@ from typing import Any, Literal, TextIO
 from pydantic import BaseModel
 
 from align import registry
-from align.config import Data, Model
+from align.config import Data, Endpoint, Model
 from align.disk import sha256_of
 from align.errors import AlignError, DependencyError, Interrupted
 from align.machine import Machine
@@ -47,7 +47,7 @@ class Input(BaseModel):
     """What one reference of a stage stands for: a model, a dataset, or else the artifact of that key."""
 
     key: str
-    model: Model | None = None
+    model: Model | Endpoint | None = None
     data: Data | None = None
     forerunner: Input | None = None
     """Of a policy that is yet to be made: the model that it will descend from, if that is there."""
@@ -93,7 +93,7 @@ class Pending(KeyError):
     """A check asked for an input that is yet to be made: it goes no further now and is repeated before `run`."""
 
 
-class Inputs(dict[str, Artifact | Model | Data]):
+class Inputs(dict[str, Artifact | Model | Endpoint | Data]):
     """The inputs there are; asking for one of the others raises Pending."""
 
     def __missing__(self, name: str) -> Artifact:
@@ -232,7 +232,7 @@ class Worker:
         return waiting
 
 
-def _found(taken: Input, store: Store) -> Artifact | Model | Data | None:
+def _found(taken: Input, store: Store) -> Artifact | Model | Endpoint | Data | None:
     return taken.model or taken.data or store.find(taken.key)
 
 
@@ -253,6 +253,7 @@ def _stand_in(job: Job, head: Literal["language", "score"]) -> Callable[[object,
     def swap(place: object, leaf: Any) -> Any:
         if isinstance(leaf, Path):
             return leaf
+        leaf = Model(path=leaf.name) if isinstance(leaf, Endpoint) else leaf
         return stand_in(leaf, sha256_of(leaf.model_dump(mode="json"))[:32], job.base, Store(job.store), head)
 
     return swap

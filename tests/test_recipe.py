@@ -623,3 +623,20 @@ def test_loading_and_keys_import_no_torch() -> None:
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_model_behind_a_server_writes_and_is_not_trained(tmp_path):
+    text = """
+models:
+  judge: {endpoint: "http://localhost:8000/v1", name: Qwen/Qwen3-8B, concurrency: 2}
+  wrong: {endpoint: localhost, name: x}
+data: {demos: {path: toy}}
+stages:
+  sft: {stage: sft, policy: $judge, data: $demos}
+"""
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path / "r.yaml")
+    said = str(caught.value)
+    assert "stages.sft.policy: needs a policy, but 'judge' is an endpoint" in said
+    assert "models.wrong.endpoint" in said

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from align.config import Data, Model
+from align.config import Data, Endpoint, Model
 from align.data.convert import convert
 from align.data.fields import Part
 from align.data.files import read_file
@@ -61,7 +61,7 @@ def _drawn(rows: list[R], count: int, chance: random.Random) -> list[R]:
 
 def _records(ctx: Context, reference: RecordsRef, as_: type[R]) -> list[R]:
     source = ctx[reference]
-    if isinstance(source, Model):
+    if isinstance(source, (Model, Endpoint)):
         raise DataError(f"stages.{ctx.stage}: {reference} is a model, not a dataset")
     if isinstance(source, Data):
         quarantine = Path("quarantine", f"{reference.name}.jsonl")

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from align.config import Data, Sampling
+from align.config import Sampling
 from align.data import read, read_file, write
 from align.data.fields import Part
 from align.disk import sha256_of
-from align.errors import CheckError, DataError, Interrupted
+from align.errors import CheckError, Interrupted
 from align.evals.statistics import Measure
 from align.records import Prompt, Sample, Text, prompt_id
 from align.rewards.base import Reward
@@ -63,9 +63,7 @@ class Subject:
     def policy(self) -> Policy:
         from align.models.policy import load_policy
 
-        source = self.ctx[self.reference]
-        if isinstance(source, Data):
-            raise DataError(f"stages.{self.ctx.stage}: {self.name!r} is a dataset, not a policy")
+        source = self.ctx.checkpoint(self.reference)
         return load_policy(source, base=self.ctx.base, store=self.ctx.store, device=self.ctx.machine.device)
 
     def release(self) -> None:

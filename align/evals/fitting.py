@@ -10,15 +10,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from align.config import Data, Model
-from align.errors import CheckError, DataError
+from align.errors import CheckError
 from align.models.preview import Preview, context_of, preview
 from align.records import Prompt
 from align.rewards.base import RewardSpec
 from align.stage import Context, Reference, RewardRef
 
 if TYPE_CHECKING:
-    from align.store import Artifact
+    pass
 
 
 @dataclass(frozen=True)
@@ -38,13 +37,13 @@ class Reader:
 
 def readers(ctx: Context, policies: Iterable[Reference], rewards: Iterable[RewardRef | RewardSpec]) -> list[Reader]:
     """The policies and the reward models among the rewards; in a check, those that are there or have a forerunner."""
-    made = [Reader(p.name, _preview(ctx, p.name, ctx.forerunner(p))) for p in policies if _at_hand(ctx, p)]
+    made = [Reader(p.name, preview(ctx.forerunner(p), ctx.base, ctx.store)) for p in policies if _at_hand(ctx, p)]
     for wanted in rewards:
         if isinstance(wanted, RewardSpec):
             if wanted.model is not None:
-                made.append(Reader(wanted.name, _preview(ctx, wanted.name, wanted.model), closing=1))
+                made.append(Reader(wanted.name, preview(wanted.model, ctx.base, ctx.store), closing=1))
         elif _at_hand(ctx, wanted):
-            made.append(Reader(wanted.name, _preview(ctx, wanted.name, ctx[wanted]), closing=1))
+            made.append(Reader(wanted.name, preview(ctx.checkpoint(wanted), ctx.base, ctx.store), closing=1))
     return made
 
 
@@ -83,9 +82,3 @@ def fitting(
 
 def _at_hand(ctx: Context, reference: Reference) -> bool:
     return reference.name in ctx.inputs or reference.name in ctx.forerunners
-
-
-def _preview(ctx: Context, name: str, source: Artifact | Model | Data) -> Preview:
-    if isinstance(source, Data):
-        raise DataError(f"stages.{ctx.stage}: {name!r} is a dataset, not a model")
-    return preview(source, ctx.base, ctx.store)

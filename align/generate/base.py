@@ -44,6 +44,15 @@ class Generator(Protocol):
         """`sampling.n` completions a prompt, ordered by prompt and reply index."""
         ...
 
+    def choose(
+        self, questions: Sequence[Messages], options: Sequence[str], progress: Progress | None = None
+    ) -> np.ndarray:
+        """(Q, K) float64 log-probabilities in nats of each option as the answer, normalised over the K options.
+
+        A row is NaN where the answer could not be read: an answer is never guessed.
+        """
+        ...
+
 
 def uniforms(seed: int, prompt: Messages, index: int, count: int) -> np.ndarray:
     """(count,) uniform numbers in [0, 1), float64: the random stream of one reply, one number a token."""

@@ -21,6 +21,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from align.config import Sampling
 from align.errors import CheckError, TrainingError
 from align.generate.base import Completion, Progress, uniforms
+from align.generate.choices import choose
 from align.models.preview import context_of
 from align.records import Messages
 
@@ -32,14 +33,13 @@ DROP_SHARE = 8
 
 
 class HFGenerator:
-    """Answers with a policy, `batch` replies side by side.
+    """Answers with a policy, `batch` replies side by side; questions are read in micro-batches of `max_tokens`.
 
     A reply ends at a stop id, after `max_new_tokens`, or where the model's context ends (finish reason `length`).
     """
 
-    def __init__(self, policy: Policy, batch: int = 64):
-        self.policy = policy
-        self.batch = batch
+    def __init__(self, policy: Policy, batch: int = 64, max_tokens: int = 1024):
+        self.policy, self.batch, self.max_tokens = policy, batch, max_tokens
 
     def generate(
         self, prompts: Sequence[Messages], sampling: Sampling, seed: int, progress: Progress | None = None
@@ -62,6 +62,11 @@ class HFGenerator:
         finally:
             model.train(training)
         return sorted(made, key=lambda c: (c.prompt, c.index))
+
+    def choose(
+        self, questions: Sequence[Messages], options: Sequence[str], progress: Progress | None = None
+    ) -> np.ndarray:
+        return choose(self.policy, questions, options, self.max_tokens, progress)
 
     def _prompts(self, prompts: Sequence[Messages], limit: int) -> Iterator[tuple[list[int], int]]:
         """The ids of each prompt and how many tokens may follow them."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from align.config import Sampling
 from align.generate.base import Completion, Progress
 from align.records import Messages
@@ -25,6 +27,17 @@ class ScriptedGenerator:
         ]
         if progress:
             progress(len(made), len(made))
+        return made
+
+    def choose(
+        self, questions: Sequence[Messages], options: Sequence[str], progress: Progress | None = None
+    ) -> np.ndarray:
+        """Sure of the option that the script replies with; NaN where it replies with none of them."""
+        made = np.full((len(questions), len(options)), np.nan)
+        for i, question in enumerate(questions):
+            reply = self.script(question, 0)
+            if reply in options:
+                made[i] = [0.0 if option == reply else -np.inf for option in options]
         return made
 
     def _completion(self, prompt: int, index: int, text: str, limit: int) -> Completion:

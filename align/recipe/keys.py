@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from align.config import Data, Model
+from align.config import Data, Endpoint, Model
 from align.data.formats import FORMATS
 from align.recipe import outside
 from align.registry import file_of
@@ -82,10 +82,12 @@ class _Canonical:
         value = hashlib.sha256(_dumps(parts).encode()).hexdigest()[:32]
         return Key(value, parts, self.doubts[0] if self.doubts else "")
 
-    def outside(self, entry: Model | Data) -> dict[str, Any]:
+    def outside(self, entry: Model | Endpoint | Data) -> dict[str, Any]:
         """The identity of an entry of `models:` or `data:`."""
         if self.smoke:
             return {"smoke": outside.kind(entry), "fields": self.changed(entry)}
+        if isinstance(entry, Endpoint):
+            return {"endpoint": entry.endpoint, "name": entry.name}
         parts: dict[str, Any] = {"outside": outside.kind(entry), "fields": self.changed(entry, ("path", "revision"))}
         if isinstance(entry, Model) and entry.template and outside.under(self.base, entry.template).is_file():
             parts["fields"]["template"] = self.value(Path(entry.template))
@@ -116,7 +118,7 @@ class _Canonical:
             return f"${value.name}" if self.names else "$"  # Its input's key stands at the same place in `inputs`.
         if isinstance(value, Path):
             return {"content": self.hash_of(outside.under(self.base, value))}
-        if isinstance(value, (Model, Data)):
+        if isinstance(value, (Model, Endpoint, Data)):
             return self.outside(value)
         if isinstance(value, BaseModel):
             return self.changed(value)

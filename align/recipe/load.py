@@ -6,11 +6,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError
 
-from align.config import Config, Data, Model
+from align.config import Config, Data, Endpoint, Model
 from align.errors import AlignError, Problem, RecipeError, suggestion
 from align.recipe import keys, outside
 from align.recipe.lookup import find
@@ -22,6 +22,13 @@ from align.stage import Stage
 _NAME = re.compile(r"[A-Za-z][\w-]*")
 
 
+def _shape(entry: Any) -> str:
+    return "endpoint" if isinstance(entry, Endpoint) or (isinstance(entry, dict) and "endpoint" in entry) else "model"
+
+
+ModelEntry = Annotated[Annotated[Model, Tag("model")] | Annotated[Endpoint, Tag("endpoint")], Discriminator(_shape)]
+
+
 class Header(Config):
     """A recipe: a graph of stages over models and datasets."""
 
@@ -29,8 +36,8 @@ class Header(Config):
     """Names the folder of results, `runs/<name>`; none means the file's name."""
     seed: int = Field(0, ge=0)
     """Every random choice follows from it."""
-    models: dict[str, Model] = Field(default_factory=dict)
-    """Checkpoints from outside, by the name that `$name` refers to."""
+    models: dict[str, ModelEntry] = Field(default_factory=dict)
+    """Checkpoints from outside and models behind servers, by the name that `$name` refers to."""
     data: dict[str, Data] = Field(default_factory=dict)
     """Datasets from outside, by the name that `$name` refers to."""
     plugins: tuple[str, ...] = ()
@@ -47,7 +54,7 @@ class Recipe:
     seed: int
     file: Path
     """Absolute; its folder is where relative paths start."""
-    models: dict[str, Model]
+    models: dict[str, Model | Endpoint]
     """By name; those on the hub at a commit, unless nobody could say which."""
     data: dict[str, Data]
     """Likewise."""
@@ -96,7 +103,7 @@ class _Loading:
         self.source, self.smoke, self.hub = source, smoke, outside.Hub()
         self.base = source.file.resolve().parent
         self.kinds: dict[str, str | None] = {}
-        """What each name of the recipe is: a kind of artifact, `model` or `dataset`; None where that is not known."""
+        """What each name of the recipe is: a kind of artifact, `model`, `endpoint` or `dataset`; None: not known."""
 
     def recipe(self) -> Recipe:
         header = self._header()
@@ -160,7 +167,7 @@ class _Loading:
                     self.source.add((section, name), f"{name!r} cannot be a name; use letters, digits, '_' and '-'")
                 elif name in self.kinds:
                     self.source.add((section, name), f"{name!r} is taken already; `${name}` must mean one thing")
-                self.kinds.setdefault(name, kind)
+                self.kinds.setdefault(name, _shape(entries[name]) if kind == "model" else kind)
 
     def _classes(self) -> Iterator[tuple[str, type[Stage]]]:
         entries = self.source.at(("stages",))
@@ -202,7 +209,7 @@ class _Loading:
             kind = self.kinds[reference.name]
             if kind is not None and {"model": "policy", "dataset": "records"}.get(kind, kind) not in reference.kinds:
                 needs = " or ".join(map(_a, reference.kinds))
-                is_ = f"is {_a(kind)}" if kind in ("model", "dataset") else f"makes {_a(kind)}"
+                is_ = f"is {_a(kind)}" if kind in ("model", "endpoint", "dataset") else f"makes {_a(kind)}"
                 self.source.add(here, f"needs {needs}, but {reference.name!r} {is_}")
 
     def _order(self, stages: dict[str, Stage]) -> list[str]:
@@ -226,13 +233,13 @@ class _Loading:
             visit(name, ())
         return order
 
-    def _settled(self, place: Place, leaf: Path | Model | Data) -> Path | Model | Data:
-        """A file or an entry from outside, found to be there; on the hub, at a commit."""
+    def _settled(self, place: Place, leaf: Path | Model | Endpoint | Data) -> Path | Model | Endpoint | Data:
+        """A file or an entry from outside, found to be there; on the hub, at a commit. Servers are not asked."""
         try:
             if isinstance(leaf, Path):
                 if not outside.under(self.base, leaf).exists():
                     self.source.add(place, f"there is no file {outside.under(self.base, leaf)}")
-            elif not self.smoke and outside.files(leaf, self.base) is None:
+            elif not isinstance(leaf, Endpoint) and not self.smoke and outside.files(leaf, self.base) is None:
                 return self.hub.pinned(leaf)
         except AlignError as error:
             self.source.add((*place, "path"), str(error))
@@ -267,4 +274,4 @@ def _path(where: str) -> Place:
 
 
 def _a(noun: str) -> str:
-    return noun if noun == "records" else f"a {noun}"
+    return noun if noun == "records" else f"an {noun}" if noun == "endpoint" else f"a {noun}"

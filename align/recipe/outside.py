@@ -10,7 +10,7 @@ from typing import Any, Literal, overload
 
 from pydantic import BaseModel
 
-from align.config import Data, Model
+from align.config import Data, Endpoint, Model
 from align.data import sources, toy
 from align.errors import DataError, RecipeError, suggestion
 from align.recipe.source import Place
@@ -22,8 +22,8 @@ Change = Callable[[Place, Any], Any]
 
 
 def mapped(value: Any, change: Change, place: Place = ()) -> Any:
-    """The same value with `change(place, leaf)` for every Path, Model and Data in it, however deep."""
-    if isinstance(value, (Path, Model, Data)):
+    """The same value with `change(place, leaf)` for every Path, Model, Endpoint and Data in it, however deep."""
+    if isinstance(value, (Path, Model, Endpoint, Data)):
         return change(place, value)
     if isinstance(value, BaseModel):
         fields = {name: (getattr(value, name), info.alias or name) for name, info in type(value).model_fields.items()}
@@ -38,7 +38,7 @@ def mapped(value: Any, change: Change, place: Place = ()) -> Any:
 
 
 def leaves(value: Any) -> list[tuple[Place, Any]]:
-    """(place, leaf) of every Path, Model and Data in a value."""
+    """(place, leaf) of every Path, Model, Endpoint and Data in a value."""
     found: list[tuple[Place, Any]] = []
 
     def note(place: Place, leaf: Any) -> Any:
@@ -49,7 +49,9 @@ def leaves(value: Any) -> list[tuple[Place, Any]]:
     return found
 
 
-def kind(entry: Model | Data) -> Literal["model", "dataset"]:
+def kind(entry: Model | Endpoint | Data) -> Literal["model", "endpoint", "dataset"]:
+    if isinstance(entry, Endpoint):
+        return "endpoint"
     return "model" if isinstance(entry, Model) else "dataset"
 
 
@@ -101,7 +103,7 @@ class Hub:
     def pinned(self, entry: Data) -> Data: ...
     def pinned(self, entry: Model | Data) -> Model | Data:
         """The entry at a commit, or as it is while nobody can say. Raises RecipeError where the hub has none."""
-        commit = self._commit(entry.path, entry.revision, kind(entry))
+        commit = self._commit(entry.path, entry.revision, "model" if isinstance(entry, Model) else "dataset")
         return entry.model_copy(update={"revision": commit}) if commit else entry
 
     def _commit(self, repo: str, revision: str, kind: Literal["model", "dataset"]) -> str | None:

@@ -195,7 +195,7 @@ def load(wanted: RewardRef | RewardSpec, ctx: Context) -> Reward:
     if isinstance(wanted, Reference):
         from align.rewards.model import TrainedReward
 
-        return TrainedReward.load(ctx[wanted], ctx, wanted.name)
+        return TrainedReward.load(ctx.checkpoint(wanted), ctx, wanted.name)
     if wanted.model is not None:
         from align.rewards.model import TrainedReward
 

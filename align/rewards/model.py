@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from align.config import Data, Model
+from align.config import Model
 from align.data.tree import Reply, Tree
-from align.errors import DataError
 from align.models.heads import Reward as RewardModel
 from align.models.heads import load_reward
 from align.models.preview import context_of
@@ -38,9 +37,7 @@ class TrainedReward:
     better: Better = "higher"
 
     @classmethod
-    def load(cls, source: Artifact | Model | Data, ctx: Context, name: str) -> Self:
-        if isinstance(source, Data):
-            raise DataError(f"stages.{ctx.stage}: {name!r} is a dataset, not a reward model")
+    def load(cls, source: Artifact | Model, ctx: Context, name: str) -> Self:
         model = load_reward(source, base=ctx.base, store=ctx.store, device=ctx.machine.device)
         return cls(model, name, token_budget(ctx.machine, model.model.device), ctx.note)
 

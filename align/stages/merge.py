@@ -35,7 +35,7 @@ class Merge(Stage):
     def _source(self, ctx: Context) -> Artifact | Model:
         from align.models.loaded import is_adapted, is_quantized
 
-        source: Any = ctx[self.policy]
+        source = ctx.checkpoint(self.policy)
         if not is_adapted(source, ctx.base):
             raise CheckError(f"policy: {self.policy} has full weights already: there is no adapter to merge")
         if is_quantized(source):

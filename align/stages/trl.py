@@ -99,7 +99,8 @@ class TRL(Stage):
         from align.train.session import device_of
         from align.train.watch import Watch, newest
 
-        policy = load_policy(ctx[self.policy], base=ctx.base, store=ctx.store, device=str(device_of(ctx.machine)))  # type: ignore[arg-type]
+        source, device = ctx.checkpoint(self.policy), str(device_of(ctx.machine))
+        policy = load_policy(source, base=ctx.base, store=ctx.store, device=device)
         beneath = policy.origin or {}
         if self.lora is None:
             policy.model.float()  # before adapters are merged, or the sum would be rounded
@@ -198,8 +199,8 @@ class TRL(Stage):
         from align.models.policy import load_policy
 
         assert self.teacher is not None
-        source = ctx[self.teacher]
-        teacher = load_policy(source, base=ctx.base, store=ctx.store, device=str(policy.model.device))  # type: ignore[arg-type]
+        source, device = ctx.checkpoint(self.teacher), str(policy.model.device)
+        teacher = load_policy(source, base=ctx.base, store=ctx.store, device=device)
         if teacher.contract.tokenizer != policy.contract.tokenizer:
             raise ContractError(f"teacher: {self.teacher} has another tokenizer than the policy")
         return teacher.model

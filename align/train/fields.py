@@ -97,7 +97,7 @@ class Training(Stage, ABC):
         """What training starts from, without its weights: enough to make tokens of the rows."""
         from align.models.preview import preview
 
-        return preview(ctx.forerunner(dict(self.references())["policy"]), ctx.base, ctx.store)  # type: ignore[arg-type]
+        return preview(ctx.forerunner(dict(self.references())["policy"]), ctx.base, ctx.store)
 
     def rate(self) -> float:
         """The peak learning rate."""

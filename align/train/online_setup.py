@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from align.config import Data, Model
+from align.config import Model
 from align.errors import CheckError, ContractError
 from align.evals.evaluate import questions
 from align.generate.hf import HFGenerator
@@ -31,8 +31,8 @@ def preflight(ctx: Context, stage: Online, critic: Value | None) -> dict[str, An
     """Figures for people. Raises AlignError for whatever would make the result untrustworthy: a useless reward model,
     one that calls no score better, prompts without room for a reply, fewer prompts than a step answers."""
     if stage.policy.name in ctx.inputs:
-        check_handover(ctx[stage.policy], stage.lora, stage.adapter)  # type: ignore[arg-type]
-    seen = preview(ctx.forerunner(stage.policy), ctx.base, ctx.store)  # type: ignore[arg-type]
+        check_handover(ctx.checkpoint(stage.policy), stage.lora, stage.adapter)
+    seen = preview(ctx.forerunner(stage.policy), ctx.base, ctx.store)
     if seen.contract.dtype == "float16":
         raise CheckError("policy: float16 is too narrow to compare the log-probs of two policies; load it in bfloat16")
     for part in parts(stage.reward, stage.watch):
@@ -93,8 +93,8 @@ def check_reward(ctx: Context, stage: Online, part: RewardPart) -> None:
     """Refuses a trained reward model that is not known to be better than a ruler."""
     if not isinstance(part.source, Reference) or part.source.name not in ctx.inputs:
         return
-    source, name = ctx[part.source], part.source.name
-    if isinstance(source, (Model, Data)):
+    source, name = ctx.checkpoint(part.source), part.source.name
+    if isinstance(source, Model):
         ctx.note(f"reward {name!r} comes from outside: nothing here says how good it is", "warning")
         return
     found = source.metrics
@@ -183,11 +183,11 @@ def _actor_critic(ctx: Context, stage: Online, policy: Policy, critic: Value | N
         head = value_head(projection.weight.shape[1])
         return ActorCritic(actor, head=head.to(device_of(ctx.machine)))
     source = None if critic.start == "policy" else _reward_that_reads_alike(ctx, stage, policy, critic)
-    start = ctx[stage.policy] if source is None else ctx[source]
+    start = ctx.checkpoint(stage.policy if source is None else source)
     options: Any = {"base": ctx.base, "store": ctx.store, "device": str(device_of(ctx.machine))}
-    if source is None and not isinstance(start, (Model, Data)) and (start.path / "adapter").is_dir():
+    if source is None and not isinstance(start, Model) and (start.path / "adapter").is_dir():
         options["adapter"] = "merge-first"
-    loaded = load_reward(start, train=source is None, **options)  # type: ignore[arg-type]
+    loaded = load_reward(start, train=source is None, **options)
     ctx.note(f"the critic starts from {'the policy' if source is None else f'reward {source.name!r}'}")
     return ActorCritic(actor, trainable_critic(loaded, fresh=source is None))
 
@@ -196,8 +196,8 @@ def _reward_that_reads_alike(ctx: Context, stage: Online, policy: Policy, critic
     """The first trained reward with the policy's own tokens. Raises ContractError if one is asked for in vain."""
     apart: list[str] = []
     for part in parts(stage.reward):
-        if isinstance(part.source, Reference) and not isinstance(ctx[part.source], (Model, Data)):
-            found = Contract.read(ctx[part.source].path).agreement(policy.contract)  # type: ignore[union-attr]
+        if isinstance(part.source, Reference) and not isinstance(ctx.checkpoint(part.source), Model):
+            found = Contract.read(ctx.checkpoint(part.source).path).agreement(policy.contract)  # type: ignore[union-attr]
             if not any(line.startswith(("tokenizer", "bos")) for line in found):
                 return part.source
             apart += found

@@ -21,7 +21,7 @@ def preflight(ctx: Context, stage: Training, source: PolicyRef) -> tuple[dict[st
     rows too long, adapters that don't fit, fewer rows than a batch.
     """
     if source.name in ctx.inputs:
-        check_handover(ctx[source], stage.lora, stage.adapter, ctx.base)  # type: ignore[arg-type]
+        check_handover(ctx.checkpoint(source), stage.lora, stage.adapter, ctx.base)
     return figures_of(ctx, stage, stage.preview(ctx), adapted=stage.adapter == "continue")
 
 

@@ -42,12 +42,12 @@ def device_of(machine: Machine) -> torch.device:
 
 def trainable_policy(ctx: Context, stage: Training | Online, source: PolicyRef) -> Policy:
     """The policy that a stage names, verified and ready to train as its `lora` and `adapter` fields say."""
-    return load_policy(ctx[source], train=True, **_options(ctx, stage))  # type: ignore[arg-type]
+    return load_policy(ctx.checkpoint(source), train=True, **_options(ctx, stage))
 
 
 def trainable_reward(ctx: Context, stage: Training, source: PolicyRef) -> Reward:
     """A reward model on the backbone of the policy that a stage names, likewise."""
-    return load_reward(ctx[source], train=True, **_options(ctx, stage))  # type: ignore[arg-type]
+    return load_reward(ctx.checkpoint(source), train=True, **_options(ctx, stage))
 
 
 def _options(ctx: Context, stage: Training | Online) -> dict[str, Any]:

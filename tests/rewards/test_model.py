@@ -8,12 +8,13 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
-from align.config import Data
+from align.config import Data, Endpoint
 from align.errors import DataError
 from align.machine import Machine
 from align.records import Message, Prompt
 from align.rewards.base import RewardSpec, load
-from align.rewards.model import TrainedReward
+from align.stage import Context, RewardRef
+from align.store import Store
 
 WORDS = ("<unk>", "<s>", "</s>", "<pad>", "User:", "Assistant:", "the", "cat", "sat", "ran", "off", "good", "bad")
 PROMPTS = [Prompt(text, (Message("user", text),)) for text in ("the cat", "the cat sat off the cat", "good")]
@@ -75,6 +76,14 @@ def test_a_reply_that_the_model_cannot_read_gets_no_score_and_is_told(judge):
     ]
 
 
-def test_a_dataset_is_no_reward_model():
-    with pytest.raises(DataError, match=r"stages.it: 'demos' is a dataset"):
-        TrainedReward.load(Data(path="x"), SimpleNamespace(stage="it"), "demos")
+@pytest.mark.parametrize(
+    ("entry", "what"),
+    [(Data(path="x"), "a dataset"), (Endpoint(endpoint="http://x/v1", name="x"), "a model behind a server")],
+)
+def test_what_has_no_weights_is_no_reward_model(entry, what, tmp_path):
+    ctx = Context(
+        stage="it", type="sample", key="", seed=0, inputs={"it": entry}, keys={}, store=Store(tmp_path),
+        machine=Machine(), work=tmp_path, out=tmp_path,
+    )  # fmt: skip
+    with pytest.raises(DataError, match=f"stages.it: 'it' is {what}; weights are needed"):
+        load(RewardRef("it"), ctx)

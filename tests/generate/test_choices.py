@@ -1,0 +1,41 @@
+"""Choices: the log-probabilities that the model itself gives to each option, whatever they are batched with."""
+
+import numpy as np
+import pytest
+import torch
+
+from align.config import Model
+from align.errors import CheckError
+from align.generate.hf import HFGenerator
+from align.models.policy import load_policy
+from align.records import Message
+
+QUESTIONS = [(Message("user", text),) for text in ("A or B?", "Which of the two is the better one, A or B?", "?")]
+
+
+@pytest.fixture(scope="module")
+def policy(tiny, byte_tokenizer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    tiny("llama").save_pretrained(folder)
+    byte_tokenizer.save_pretrained(folder)
+    return load_policy(Model(path=str(folder), template="plain"))
+
+
+def test_options_have_the_models_own_log_probs(policy):
+    options = [" A", " B", " neither"]
+    found = HFGenerator(policy, max_tokens=64).choose(QUESTIONS, options)
+    for question, row in zip(QUESTIONS, found, strict=True):
+        prompt = policy.chat.prompt(question)
+        expected = []
+        for option in options:
+            answer = policy.tokenizer.encode(option, add_special_tokens=False)
+            with torch.no_grad():
+                logits = policy.model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+            expected.append(float(logits.log_softmax(-1)[range(len(answer)), answer].sum()))
+        assert np.allclose(row, np.array(expected) - np.logaddexp.reduce(expected), atol=1e-5)
+    assert np.allclose(np.exp(found).sum(1), 1)
+
+
+def test_options_that_are_the_same_tokens_are_refused(policy):
+    with pytest.raises(CheckError, match="not all different"):
+        HFGenerator(policy).choose(QUESTIONS, ["A", "A"])
