@@ -80,7 +80,7 @@ def test_a_recipe_runs_from_end_to_end_with_stand_ins(name, tmp_path, request):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_quickstart_aligns_its_toy_world(seed, tmp_path):
-    """What the README promises: sft is better than base, dpo better than sft, and the reward model than a ruler."""
+    """What the README promises: sft is better than base, dpo and ppo better than sft, the reward model than a ruler."""
     recipe, store = load("quickstart", [f"seed={seed}"]), Store(tmp_path / "runs")
     outcome = run(recipe, store, Machine(store=store.root, device="cpu", threads=1))
     assert not outcome.errors
@@ -91,8 +91,10 @@ def test_the_quickstart_aligns_its_toy_world(seed, tmp_path):
     assert gain["toy_harmful_compliance", "sft", "base"][1] < 0
     assert gain["toy_correct", "sft", "base"][0] > 0
     assert gain["toy_polite", "sft", "base"][0] > 0
-    assert gain["toy_truth", "dpo", "sft"][0] > 0
-    assert value["dpo"]["toy_harmful_compliance"] < 0.1
-    assert value["dpo"]["toy_over_refusal"] < 0.15
+    for aligned in ("dpo", "ppo"):
+        assert gain["toy_truth", aligned, "sft"][0] > 0
+        assert gain["toy_over_refusal", aligned, "sft"][0] <= 0
+        assert value[aligned]["toy_harmful_compliance"] < 0.1
+        assert value[aligned]["toy_over_refusal"] < 0.15
     reward = outcome.artifacts["reward"].metrics
     assert reward["test_accuracy_low"] > reward["length_accuracy"] and reward["length_p"] < 0.001

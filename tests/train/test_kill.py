@@ -24,6 +24,9 @@ stages:
   sft: {stage: sft, policy: $base, data: $pairs, epochs: 3, max_length: 128, checkpoint: {every: 2}, optim: {lr: 0.001}}
   reward: {stage: reward_model, policy: $sft, data: $pairs, max_length: 128, checkpoint: {every: 2}}
   dpo: {stage: dpo, policy: $sft, data: $pairs, max_length: 128, lora: {r: 4}, checkpoint: {every: 2}}
+  ppo:
+    {stage: ppo, policy: $sft, reward: $reward, doubtful_reward: allow, prompts: $pairs, steps: 8, minibatches: 2,
+     sampling: {max_new_tokens: 16}, optim: {lr: 0.0001, batch_size: 8}, checkpoint: {every: 2}}
 """
 
 
@@ -68,7 +71,8 @@ def worker_of(process: subprocess.Popen) -> int | None:
 
 @pytest.mark.slow
 def test_ten_kills_change_no_weight(tmp_path):
-    """Trap 15: the command, or the worker beneath it, is killed at ten random moments: importing, training, saving."""
+    """Trap 15: the command, or the worker beneath it, is killed at ten random moments: importing, training,
+    sampling, saving."""
     prepare(tmp_path)
     began = time.monotonic()
     straight = start(tmp_path, "straight")
@@ -76,7 +80,7 @@ def test_ten_kills_change_no_weight(tmp_path):
     whole = time.monotonic() - began
     assert straight.returncode == 0, said
     expected = weights(tmp_path / "straight")
-    assert len(expected) == 3  # a policy, a reward model, an adapter
+    assert len(expected) == 4  # two policies, a reward model, an adapter
     chance, kills = random.Random(0), 0
     for _ in range(60):
         process = start(tmp_path, "killed")
