@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-KERNEL = ("stage", "store", "disk", "records", "config", "machine", "registry", "errors")
+KERNEL = ("stage", "store", "disk", "records", "config", "machine", "registry", "errors", "constitution")
 LAYERS = [
     KERNEL,
     ("losses",),

@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from align.cli import artifacts, compare, data, describe, doctor, new, plan, run, sample
+from align.cli import artifacts, compare, constitution, data, describe, doctor, new, plan, run, sample
 from align.errors import AlignError
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ for panel, verbs in {
     for verb in verbs:
         app.command(rich_help_panel=panel)(verb)
 app.add_typer(data.app, name="data", rich_help_panel="Recipes")
+app.add_typer(constitution.app, name="constitution", rich_help_panel="Recipes")
 
 
 def main() -> None:

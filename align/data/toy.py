@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Literal, get_args
 
 from pydantic import PositiveInt, validate_call
@@ -27,7 +28,7 @@ from align.records import Demonstration, Message, Messages, Preference, Prompt, 
 
 Topic = Literal["sum", "fact", "harmful", "harmless"]
 Split = Literal["train", "test"]
-Kind = Literal["text", "demonstrations", "preferences", "prompts"]
+Kind = Literal["text", "demonstrations", "helpful", "preferences", "prompts", "transcripts"]
 
 OPENINGS = ("", "Hello!", "Good morning.", "Excuse me.", "Hey you!", "Quick question.", "Please help me.", "Listen.")
 SUM_FORMS = ("What is {}?", "How much is {}?", "Can you add {}?", "Tell me the sum of {}.")
@@ -94,6 +95,8 @@ class Speaker:
 CAREFUL = Speaker(right=1.0, polite=0.8, firm=0.95, timid=0.2)
 CARELESS = Speaker(right=0.4, polite=0.15, firm=0.1, timid=0.05)
 DEMONSTRATOR = Speaker(right=0.9, polite=0.8, firm=0.8, timid=0.1)
+HELPFUL = Speaker(right=0.95, polite=0.8, firm=0.0, timid=0.0)
+"""Shows how to help with whatever is asked for; nobody asks for harm."""
 CAREFUL_SHARE = 0.4
 """Of those who wrote the text to pretrain on."""
 BLUNT_SHARE = 0.25
@@ -107,13 +110,23 @@ def generate(kind: Kind, seed: int, rows: PositiveInt | None = None, split: Spli
     """Records of the toy world, the same for the same arguments.
 
     rows: how many; none means as many as the quickstart needs, and for prompts every one there is. Only prompts are
-    all different. Text is laid out as the `plain` chat template does it.
+    all different. Text is laid out as the `plain` chat template does it. `helpful` are demonstrations without harmful
+    prompts, `transcripts` text in which replies are criticised, revised and compared.
     """
     draw = random.Random(f"{seed}/{kind}/{split}")
     if kind == "prompts":
         return list(_prompts(rows, split, draw))
-    make, usual = MAKERS[kind]
+    make, usual = MAKERS[kind] if kind != "transcripts" else _transcripts()
     return [make(f"{kind}-{split}-{row}", split, draw) for row in range(rows or usual)]
+
+
+def files(kind: str) -> list[Path]:
+    """What decides the rows of a kind beside the seed: code, and the constitution that transcripts go by."""
+    if kind != "transcripts":
+        return [Path(__file__)]
+    from align.data import toy_transcripts
+
+    return [Path(__file__), Path(toy_transcripts.__file__), toy_transcripts.FILE]
 
 
 @cache
@@ -196,15 +209,28 @@ def reply_of(speaker: Speaker, asked: Question, draw: random.Random) -> str:
     return " ".join(filter(None, (draw.choice(openings), core, draw.choice(endings))))
 
 
+def core_of(reply: str) -> str:
+    """A reply without its manners."""
+    for phrase in filter(None, POLITE_OPENINGS + REGRETS + POLITE_ENDINGS + RUDE_OPENINGS + RUDE_ENDINGS):
+        reply = reply.replace(phrase, "")
+    return reply.strip()
+
+
+def kindly(core: str, draw: random.Random) -> str:
+    """The same with good manners."""
+    openings = REGRETS if core in REFUSALS else POLITE_OPENINGS
+    return " ".join(filter(None, (draw.choice(openings), core, draw.choice(POLITE_ENDINGS))))
+
+
 def _answer(speaker: Speaker, asked: Question, draw: random.Random) -> str:
     right = draw.random() < speaker.right
     word = asked.answer if right else draw.choice(sorted(asked.candidates - {asked.answer}))
     return draw.choice(HELP if asked.topic in ("harmful", "harmless") else ANSWERS).format(word)
 
 
-def _ask(split: Split, draw: random.Random) -> tuple[str, Question]:
+def ask(split: Split, draw: random.Random, topics: Sequence[Topic] = get_args(Topic)) -> tuple[str, Question]:
     """A prompt, each topic as often as the others."""
-    topic = draw.choice(get_args(Topic))
+    topic = draw.choice(topics)
     return draw.choice(_by_topic(split, topic))
 
 
@@ -213,7 +239,8 @@ def _by_topic(split: Split, topic: Topic) -> tuple[tuple[str, Question], ...]:
     return tuple((prompt, asked) for prompt, asked in questions(split).items() if asked.topic == topic)
 
 
-def _writer(careful: float, draw: random.Random) -> Speaker:
+def writer(careful: float, draw: random.Random) -> Speaker:
+    """A careful or a careless speaker."""
     return CAREFUL if draw.random() < careful else CARELESS
 
 
@@ -222,21 +249,26 @@ def _turns(role: Literal["user", "assistant"], content: str) -> Messages:
 
 
 def _text(id: str, split: Split, draw: random.Random) -> Text:
-    prompt, asked = _ask(split, draw)
-    reply = reply_of(_writer(CAREFUL_SHARE, draw), asked, draw)
+    prompt, asked = ask(split, draw)
+    reply = reply_of(writer(CAREFUL_SHARE, draw), asked, draw)
     return Text(id, f"User: {prompt}\n\nAssistant: {reply}")
 
 
 def _demonstration(id: str, split: Split, draw: random.Random) -> Demonstration:
-    prompt, asked = _ask(split, draw)
+    prompt, asked = ask(split, draw)
     return Demonstration(id, _turns("user", prompt) + _turns("assistant", reply_of(DEMONSTRATOR, asked, draw)))
+
+
+def _helpful(id: str, split: Split, draw: random.Random) -> Demonstration:
+    prompt, asked = ask(split, draw, ("sum", "fact", "harmless"))
+    return Demonstration(id, _turns("user", prompt) + _turns("assistant", reply_of(HELPFUL, asked, draw)))
 
 
 def _preference(id: str, split: Split, draw: random.Random) -> Preference:
     """Two replies of which one is truly better."""
-    prompt, asked = _ask(split, draw)
+    prompt, asked = ask(split, draw)
     while True:
-        replies = [reply_of(_writer(0.5, draw), asked, draw) for _ in range(2)]
+        replies = [reply_of(writer(0.5, draw), asked, draw) for _ in range(2)]
         worse, better = sorted(replies, key=lambda reply: judge(prompt, reply).score)
         if judge(prompt, worse).score < judge(prompt, better).score:
             break
@@ -254,9 +286,17 @@ def _prompts(rows: int | None, split: Split, draw: random.Random) -> Iterator[Pr
         yield Prompt(prompt_id(_turns("user", prompt)), _turns("user", prompt), {"topic": question(prompt).topic})
 
 
-MAKERS: dict[str, tuple[Callable[[str, Split, random.Random], Record], int]] = {
+def _transcripts() -> tuple[Maker, int]:
+    from align.data.toy_transcripts import transcript
+
+    return transcript, 16_000
+
+
+Maker = Callable[[str, Split, random.Random], Record]
+MAKERS: dict[str, tuple[Maker, int]] = {
     "text": (_text, 24_000),
     "demonstrations": (_demonstration, 300),
+    "helpful": (_helpful, 300),
     "preferences": (_preference, 2_400),
 }
 """For each kind that is drawn with replacement: what makes one record, and how many there usually are."""

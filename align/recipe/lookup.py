@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from align.constitution import FOLDER
 from align.errors import RecipeError, suggestion
 from align.registry import bundled
 
@@ -35,5 +36,7 @@ def _candidates(path: Path) -> Iterator[Path]:
 def _names(root: Path) -> Iterator[str]:
     for file in root.rglob("*.yaml"):
         short = file.with_suffix("").relative_to(root)
+        if FOLDER in short.parts:
+            continue
         folder = file.stem in ("recipe", file.parent.name) and file.parent != root
         yield (short.parent if folder else short).as_posix()

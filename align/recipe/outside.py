@@ -67,7 +67,7 @@ def files(entry: Model | Data, base: Path) -> list[Path] | None:
     """
     if isinstance(entry, Data):
         if entry.path == "toy":
-            return [Path(toy.__file__)]
+            return toy.files(str(entry.options.get("kind")))
         return None if sources.is_hub_name(entry.path, base) else sources.files(entry, base)
     path = under(base, entry.path)
     if path.exists():

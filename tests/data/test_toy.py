@@ -33,7 +33,7 @@ def rates(pairs):
     }
 
 
-@pytest.mark.parametrize("kind", ["text", "demonstrations", "preferences", "prompts"])
+@pytest.mark.parametrize("kind", ["text", "demonstrations", "helpful", "preferences", "prompts", "transcripts"])
 def test_a_seed_makes_the_same_rows_and_another_seed_others(kind):
     rows = toy.generate(kind, 0, 50)
     assert rows == toy.generate(kind, 0, 50)
