@@ -9,7 +9,8 @@ from pathlib import Path
 
 from align.data import read_file
 from align.evals.metrics import per_prompt
-from align.evals.statistics import difference, interval, verdict
+from align.evals.statistics import difference, interval
+from align.evals.verdicts import verdict
 from align.store import Ancestor, Store
 
 

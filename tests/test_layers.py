@@ -24,7 +24,18 @@ LAYERS = [
     ("cli",),
 ]
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
-HEAVY = {"torch", "transformers", "peft", "trl", "accelerate", "datasets", "bitsandbytes", "vllm", "scipy"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "accelerate",
+    "datasets",
+    "bitsandbytes",
+    "vllm",
+    "scipy",
+    "statsmodels",
+}
 DOORS = {
     "peft": {"models"},
     "bitsandbytes": {"models"},
@@ -33,6 +44,7 @@ DOORS = {
     "datasets": {"data", "stages/trl"},
     "vllm": {"generate"},
     "scipy": {"evals"},
+    "statsmodels": {"evals"},
 }
 FILES = sorted((ROOT / "align").rglob("*.py"))
 

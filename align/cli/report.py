@@ -41,7 +41,9 @@ def comparison(found: Mapping[str, Any], title: str, width: int = 120) -> Group:
             parts.append([])
         parts[-1].append(policy)
     tables = [_table(names, {policy: columns[policy] for policy in part}) for part in parts]
-    caption = f"95 % intervals (rates: Wilson); arrows: what is better; + better, - worse than {policies[0]} (paired)"
+    caption = (
+        f"95 % intervals (rates: Wilson); arrows: what is better; + better, - worse than {policies[0]} (paired, Holm)"
+    )
     notes, said = map(Text, found["notes"]), map(Text, headline(found))
     return Group(Text(f"\n{title}", style="bold"), *tables, *notes, Text(caption, style="dim"), *said)
 

@@ -1,32 +1,46 @@
-"""Comparisons: which policy is better by which metric, with intervals, in JSON, Markdown and sentences.
+"""Comparisons: which policy is better by which metric, and how sure that is.
 
-`comparison.json`:
+`comparison.json`; sections from `win_rates` on are there where there is something to say:
 
-    policies    name -> metric -> {value, low, high, n}
-    pairs       [{metric, policy, baseline, difference, low, high, p, win, tie, loss, n, sure}], each later policy
-                against each earlier one, on the prompts that say something of both; `sure` is whether the interval
-                leaves out 0 and n is enough to trust it
-    verdicts    sentences, derived from the pairs' intervals and nothing else
-    notes       sentences about what is not compared, and why
-    better      metric -> "higher", "lower" or null
-    settings    what all policies shared: decoding, seed, prompts, base, templates
+    policies     name -> metric -> {value, low, high, n}
+    pairs        [{metric, policy, baseline, difference, low, high, p, win, tie, loss, n, spread, test, effect, p_holm,
+                 detectable, needed, sure}], each later policy against each earlier one, on the prompts that say
+                 something of both. `spread` is the standard deviation of the prompts' differences, `effect` the
+                 difference divided by it (Cohen's d_z, null where it is 0), `test` "bootstrap" or "mcnemar", `p_holm`
+                 is `p` after Holm's procedure over all pairs of that metric, `detectable` the smallest difference that
+                 n prompts find with 80 % power among so many pairs, `needed` {difference, prompts} how many prompts
+                 find one that is worth it, or null; `sure` whether the interval leaves out 0 and p_holm is at most 0.05
+    verdicts     sentences, derived from the pairs and nothing else
+    notes        sentences about what is not compared, and why
+    better       metric -> "higher", "lower" or null
+    settings     what all policies shared: decoding, seed, prompts, base, templates
+    win_rates    [{metric, policy, baseline, rate, low, high, n, controlled}], one for each pair and each reward with a
+                 better side: how often the policy's reply is the better one, ties half; `controlled` {rate, low, high}
+                 is what is left at equal length, or null
+    ratings      metric -> policy -> {value, low, high}: Bradley-Terry ratings of three and more policies, in Elo points
+                 (400 points are odds of 10), mean 0
+    best_of      policy -> [{n, metric, value, low, high, kl, kl_per_token}]: each reward of the reply that the first
+                 reward likes best among n; `kl` is an upper bound on the distance to the policy itself in nats a reply
+    brittleness  policy -> transformation -> metric -> {difference, low, high, n}: how far a score moves where the
+                 prompts are transformed, new minus old
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from itertools import combinations, product
+from itertools import combinations
 from math import exp
 from typing import Any
 
-from align.evals.statistics import Difference, Measure, difference, interval, shown, verdict
+from align.evals import power
+from align.evals.statistics import Difference, Measure, difference, interval
+from align.evals.verdicts import Standing, verdict
 from align.rewards.base import Better
 from align.stage import seed_of
 
 Measures = Mapping[str, Mapping[str, Measure]]
 """policy -> metric -> measure, in the order in which they are shown."""
-
 
 PER_TOKEN = ("tokens", "nll")
 """Metrics that count tokens, which are other pieces of text in another tokenizer."""
@@ -34,37 +48,31 @@ PER_TOKEN = ("tokens", "nll")
 
 def comparison(
     measures: Measures, better: Mapping[str, Better], settings: dict[str, Any], seed: int,
-    tokenizers: Mapping[str, str] | None = None,
+    tokenizers: Mapping[str, str] | None = None, worth: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """The content of comparison.json. tokenizers: policy -> what names its tokenizer; none means one for all."""
+    """The first six sections of comparison.json.
+
+    tokenizers: policy -> what names its tokenizer; none means one for all. worth: metric -> a difference that people
+    would care about; `power.worthwhile` says what it is where nobody does.
+    """
     known = {name: {m: v for m, v in found.items() if len(v.ids) > 1} for name, found in measures.items()}
     notes = [
         f"{metric} of {name} is not shown: one prompt alone has no interval"
         for name, found in measures.items() for metric in found if metric not in known[name]
     ]  # fmt: skip
     shares = _shares(known)
-    policies = {
-        name: {metric: asdict(interval(m, seed_of(seed, metric), metric in shares)) for metric, m in found.items()}
-        for name, found in known.items()
-    }
-    for values in policies.values():
-        if "nll" in values:
-            values["perplexity"] = {k: v if k == "n" else exp(v) for k, v in values["nll"].items()}
+    policies = {name: _values(found, shares, seed) for name, found in known.items()}
     order = list(dict.fromkeys(metric for values in policies.values() for metric in values))
     pairs, verdicts = [], []
-    for metric, (baseline, policy) in product(order, combinations(known, 2)):
-        if metric not in known[policy] or metric not in known[baseline]:
-            continue
-        if metric in PER_TOKEN and tokenizers and tokenizers[policy] != tokenizers[baseline]:
-            notes.append(f"{metric} of {policy} and {baseline} are not compared: their tokenizers differ")
-            continue
-        found, note = _paired(known[policy][metric], known[baseline][metric], seed_of(seed, metric))
-        notes += [f"{metric} of {policy} and {baseline}: {note}"] * bool(note)
-        if found is None:
-            continue
-        pairs.append({"metric": metric, "policy": policy, "baseline": baseline, **asdict(found), "sure": found.sure})
-        if better.get(metric) is not None:
-            verdicts.append(verdict(metric, better[metric], policy, baseline, found))
+    for metric in order:
+        of_metric = {name: found[metric] for name, found in known.items() if metric in found}
+        matters = (worth or {}).get(metric) or power.worthwhile(list(of_metric.values()), metric in shares)
+        found, said = _differences(metric, of_metric, tokenizers, seed_of(seed, metric))
+        notes += said
+        for (baseline, policy), gap, standing in _standings(found, matters):
+            pairs.append({"metric": metric, "policy": policy, "baseline": baseline, **_pair(gap, standing)})
+            if better.get(metric) is not None:
+                verdicts.append(verdict(metric, better[metric], policy, baseline, gap, standing))
     return {
         "policies": policies,
         "pairs": pairs,
@@ -75,12 +83,57 @@ def comparison(
     }
 
 
+def _values(measures: Mapping[str, Measure], shares: set[str], seed: int) -> dict[str, dict[str, float]]:
+    """Each metric's value with its interval; perplexity, which nll decides, among them."""
+    values = {m: asdict(interval(found, seed_of(seed, m), m in shares)) for m, found in measures.items()}
+    if "nll" in values:
+        values["perplexity"] = {k: v if k == "n" else exp(v) for k, v in values["nll"].items()}
+    return values
+
+
 def _shares(measures: Measures) -> set[str]:
     """The metrics that are rates: no prompt of any policy has a value outside of 0 to 1."""
     rates: dict[str, bool] = {}
     for metric, measure in (pair for found in measures.values() for pair in found.items()):
         rates[metric] = rates.get(metric, True) and measure.is_share
     return {metric for metric, is_rate in rates.items() if is_rate}
+
+
+def _differences(
+    metric: str, measures: Mapping[str, Measure], tokenizers: Mapping[str, str] | None, seed: int
+) -> tuple[dict[tuple[str, str], Difference], list[str]]:
+    """The paired difference of each later policy to each earlier one, and what is to be said of prompts left out."""
+    made, notes = {}, []
+    for baseline, policy in combinations(measures, 2):
+        if metric in PER_TOKEN and tokenizers and tokenizers[policy] != tokenizers[baseline]:
+            notes.append(f"{metric} of {policy} and {baseline} are not compared: their tokenizers differ")
+            continue
+        found, note = _paired(measures[policy], measures[baseline], seed)
+        notes += [f"{metric} of {policy} and {baseline}: {note}"] * bool(note)
+        if found is not None:
+            made[baseline, policy] = found
+    return made, notes
+
+
+def _standings(
+    found: Mapping[tuple[str, str], Difference], worth: float | None
+) -> Iterable[tuple[tuple[str, str], Difference, Standing]]:
+    """Every pair of one metric with what it is worth among all of them."""
+    adjusted = power.holm([gap.p for gap in found.values()])
+    for (names, gap), p_holm in zip(found.items(), adjusted, strict=True):
+        needed = power.needed(worth, gap.spread, len(found)) if worth else None
+        yield names, gap, Standing(p_holm, len(found), worth, needed)
+
+
+def _pair(found: Difference, standing: Standing) -> dict[str, Any]:
+    needed = {"difference": standing.worth, "prompts": standing.needed} if standing.needed else None
+    return asdict(found) | {
+        "effect": found.effect,
+        "p_holm": standing.p_holm,
+        "detectable": power.detectable(found.spread, found.n, standing.pairs),
+        "needed": needed,
+        "sure": standing.sure(found),
+    }
 
 
 def _paired(policy: Measure, baseline: Measure, seed: int) -> tuple[Difference | None, str]:
@@ -94,49 +147,3 @@ def _paired(policy: Measure, baseline: Measure, seed: int) -> tuple[Difference |
         return None, f"not compared: {len(shared)} prompts have a value of both, {apart} of one only"
     found = difference(policy.of(shared), baseline.of(shared), seed)
     return found, f"compared on the {len(shared)} prompts that have a value of both; {apart} have that of one only"
-
-
-def markdown(found: Mapping[str, Any]) -> str:
-    """The comparison for people: verdicts, values, differences, settings."""
-    policies, better = found["policies"], found["better"]
-    arrows = {"higher": " ↑", "lower": " ↓", None: ""}
-    lines = ["# Comparison", ""]
-    lines += [f"- {sentence}" for sentence in found["verdicts"]] + [""] * bool(found["verdicts"])
-    lines += _table(
-        ["metric", *policies],
-        [[m + arrows[better[m]], *(_interval(values.get(m)) for values in policies.values())] for m in better],
-    )
-    if found["pairs"]:
-        lines += ["", "Paired differences, policy minus baseline:", ""]
-        lines += _table(
-            ["metric", "policy", "baseline", "difference", "p", "win / tie / loss", "n"],
-            [
-                [p["metric"], p["policy"], p["baseline"], _interval(p, "difference", "+"), f"{p['p']:.2g}",
-                 f"{p['win']} / {p['tie']} / {p['loss']}", str(p["n"])]
-                for p in found["pairs"]
-            ],
-        )  # fmt: skip
-    lines += [
-        *[""] * bool(found["notes"]),
-        *(f"- {sentence}" for sentence in found["notes"]),
-        "",
-        "Values are means over prompts with 95 % bootstrap intervals; those of rates, where each prompt says 0 or 1, "
-        "are Wilson intervals. Arrows show what is better. Wins are prompts on which the policy's value is higher. "
-        "Intervals are not widened for the number of comparisons.",
-        "",
-        *(f"- {name}: {value}" for name, value in found["settings"].items()),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _interval(value: Mapping[str, Any] | None, name: str = "value", sign: str = "") -> str:
-    if value is None:
-        return ""
-    return f"{shown(value[name], sign)} [{shown(value['low'])}, {shown(value['high'])}]"
-
-
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in (head, *rows)]
-    lines.insert(1, ["-" * width for width in widths])
-    return [f"| {' | '.join(cells)} |" for cells in lines]

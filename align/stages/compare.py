@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from align.config import Sampling
 from align.data import read, write
 from align.data.fields import DataField
-from align.errors import CheckError
+from align.errors import CheckError, suggestion
 from align.records import Prompt, Text
 from align.rewards.base import Better, Reward, RewardField, load, names, rehearse
 from align.stage import Context, PolicyRef, Stage, seed_of
@@ -31,6 +31,7 @@ class Compare(Stage):
     """
 
     name = "compare"
+    version = 2
     makes = "report"
 
     policies: tuple[PolicyRef, ...] = Field(min_length=1)
@@ -47,6 +48,12 @@ class Compare(Stage):
     """Raw text whose negative log-likelihood is measured, in nats a token: what alignment costs in knowledge."""
     text_tokens: int = Field(512, gt=1)
     """Tokens of each text that are read, from its start."""
+    worth: dict[str, PositiveFloat] = Field({})
+    """Metric to the smallest difference that matters: verdicts say how many prompts would show it, or that policies
+    differ by less. Not given, it is 0.05 for rates, else a fifth of the standard deviation between prompts."""
+    best_of: tuple[PositiveInt, ...] = ()
+    """Sizes such as `[1, 2, 4, 8]`: what taking the best of so many replies by the first reward would give, estimated
+    without bias from the `sampling.n` replies to each prompt, beside the KL that it costs."""
     templates: Literal["same", "own"] = "same"
     """`own` lets policies with different chat templates be compared, each with its own."""
     max_too_long: float = Field(0.1, ge=0, le=1)
@@ -61,6 +68,19 @@ class Compare(Stage):
         for name in names(self.rewards):
             if name in METRICS:
                 raise ValueError(f"rewards: {name!r} is the name of a metric that is measured anyway; give a `name:`")
+        known = [*names(self.rewards), *METRICS]
+        for metric in self.worth:
+            if metric not in known:
+                raise ValueError(f"worth: no metric is called {metric!r}.{suggestion(metric, known)}")
+        return self
+
+    @model_validator(mode="after")
+    def _enough_replies(self) -> Compare:
+        if self.best_of and not self.rewards:
+            raise ValueError("best_of: the best by which reward? Name at least one in `rewards`")
+        if self.best_of and max(self.best_of) > self.sampling.n:
+            n, most = self.sampling.n, max(self.best_of)
+            raise ValueError(f"best_of: the best of {most} needs {most} replies a prompt; sampling.n is {n}")
         return self
 
     def check(self, ctx: Context) -> dict[str, Any]:
@@ -71,7 +91,10 @@ class Compare(Stage):
         return figures | ({"texts": len(read(ctx, self.text, Text))} if self.text is not None else {})
 
     def run(self, ctx: Context) -> dict[str, float]:
-        from align.evals.compare import comparison, markdown
+        from align.evals.best_of import curve
+        from align.evals.compare import comparison
+        from align.evals.contests import contests
+        from align.evals.markdown import markdown
 
         rewards = [load(reward, ctx) for reward in self.rewards]
         answers, measures, tokenizers = self._measured(ctx, rewards)
@@ -80,7 +103,16 @@ class Compare(Stage):
         prompts = len({sample.prompt for sample in next(iter(answers.values())).samples})
         settings = self.sampling.model_dump() | {"seed": ctx.seed, "prompts": prompts, "templates": self.templates}
         settings["base"] = (self.base or self.policies[0]).name
-        found = comparison(measures, better, settings, seed_of(ctx.seed, "bootstrap"), tokenizers)
+        seed = seed_of(ctx.seed, "bootstrap")
+        directions: dict[str, Better] = {reward.name: reward.better for reward in rewards}
+        found = comparison(measures, better, settings, seed, tokenizers, self.worth)
+        samples = {name: made.samples for name, made in answers.items()}
+        found |= contests(samples, directions, seed)
+        if self.best_of:
+            found["best_of"] = {
+                name: curve(made, list(directions), rewards[0].better, self.best_of, seed_of(seed, rewards[0].name))
+                for name, made in samples.items()
+            }
         for sentence in found["notes"]:
             ctx.note(sentence)
         for name, made in answers.items():
@@ -89,9 +121,7 @@ class Compare(Stage):
         (ctx.out / "comparison.md").write_text(markdown(found))
         return {f"{name}/{m}": v["value"] for name, values in found["policies"].items() for m, v in values.items()}
 
-    def _measured(
-        self, ctx: Context, rewards: list[Reward]
-    ) -> tuple[dict[str, Answers], Measures, dict[str, str]]:
+    def _measured(self, ctx: Context, rewards: list[Reward]) -> tuple[dict[str, Answers], Measures, dict[str, str]]:
         """Every policy's replies, what was measured of it, and its tokenizer."""
         from align.evals.evaluate import Subject, scored
         from align.evals.metrics import descriptions, scores

@@ -51,7 +51,7 @@ def test_the_table(tmp_path):
         "words 12 ±1 9 ±1",
         "words of dpo are not shown",
         "95 % intervals (rates: Wilson); arrows: what is better; + better, - worse than",
-        "base (paired)",
+        "base (paired, Holm)",
         "politeness: sft beats base: +0.25",
     ]
 

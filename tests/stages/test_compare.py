@@ -135,9 +135,30 @@ def test_another_template_is_refused_unless_asked_for(artifacts, prompts, contex
     assert found["settings"]["templates"] == "own"
 
 
+def test_replies_are_held_against_each_other_and_the_best_of_them_is_estimated(artifacts, prompts, context):
+    ctx = context(artifacts | {"prompts": prompts})
+    found, _ = run(ctx, rewards=["repetition", "length"], best_of=[1, 2], worth={"repetition": 0.125})
+    (rate,) = found["win_rates"]
+    assert (rate["metric"], rate["policy"], rate["baseline"], rate["n"]) == ("repetition", "tuned", "base", 12)
+    assert found["ratings"] == {}
+    replies = list(read_file(ctx.out / "replies" / "base.jsonl"))
+    scores = [sample.scores["repetition"] for sample in replies]
+    lowest = [min(pair) for pair in zip(scores[::2], scores[1::2], strict=True)]
+    curve = {(row["n"], row["metric"]): row["value"] for row in found["best_of"]["base"]}
+    assert curve[2, "repetition"] == pytest.approx(np.mean(lowest)), "lower is better there"
+    assert curve[1, "length"] == pytest.approx(found["policies"]["base"]["length"]["value"])
+    needed = {pair["metric"]: pair["needed"] for pair in found["pairs"]}
+    assert needed["repetition"] is None or needed["repetition"]["difference"] == 0.125
+    text = (ctx.out / "comparison.md").read_text()
+    assert "Win rates of replies" in text and "Best of n" in text and "Bradley-Terry" not in text
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"best_of": [1, 2]}, "best_of: the best by which reward"),
+        ({"best_of": [4], "rewards": ["length"]}, r"the best of 4 needs 4 replies a prompt; sampling\.n is 2"),
+        ({"worth": {"lenght": 1.0}, "rewards": ["length"]}, "no metric is called 'lenght'. Did you mean 'length'"),
         ({"policies": []}, "at least 1"),
         ({"policies": ["$base", "$base"]}, r"\$base is there twice"),
         ({"rewards": ["length", "length"]}, "two rewards are called 'length'"),
@@ -154,9 +175,7 @@ LONG = {
 }  # fmt: skip
 
 
-def test_a_prompt_that_leaves_no_room_is_asked_of_nobody_and_known_before_anything_is_sampled(
-    artifacts, rows, context
-):
+def test_a_prompt_that_leaves_no_room_is_asked_of_nobody_and_known_before_anything_is_sampled(artifacts, rows, context):
     asked = [LONG | {"id": str(i), "prompt": [{"role": "user", "content": "cat " * i}]} for i in range(1, 13)]
     inputs = artifacts | {"prompts": rows("asked", *asked, LONG)}
     ahead = {name: inputs.pop(name) for name in ("base", "tuned")}

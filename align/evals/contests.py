@@ -1,0 +1,34 @@
+"""Reply against reply: the sections of comparison.json that come from single replies and not from means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+from align.evals.ratings import ratings
+from align.evals.wins import scored, win_rate, wins
+from align.records import Sample
+from align.rewards.base import Better
+from align.stage import seed_of
+
+
+def contests(
+    samples: Mapping[str, Sequence[Sample]], better: Mapping[str, Better], seed: int
+) -> dict[str, Any]:  # fmt: skip
+    """`win_rates`, and `ratings` of three and more policies, by every reward that has a better side.
+
+    samples: policy -> its replies, ordered by prompt. better: reward -> which of its scores are good.
+    """
+    rates, rated = [], {}
+    for reward in (name for name, side in better.items() if side is not None):
+        replies = {name: scored(made, reward, better[reward]) for name, made in samples.items()}
+        replies = {name: found for name, found in replies.items() if found}
+        for baseline, policy in combinations(replies, 2):
+            found = wins(replies[policy], replies[baseline])
+            if len(found.ids) > 1:
+                named = {"metric": reward, "policy": policy, "baseline": baseline}
+                rates.append(named | win_rate(found, seed_of(seed, reward)))
+        if len(replies) > 2 and (table := ratings(replies, seed_of(seed, reward))):
+            rated[reward] = table
+    return {"win_rates": rates, "ratings": rated}

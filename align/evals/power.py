@@ -1,0 +1,61 @@
+"""What a comparison of so many prompts could have found, and how many comparisons it is one of.
+
+The more pairs are looked at, the more look different by chance. Holm's procedure keeps the chance that any of a
+metric's pairs is called different wrongly below 5 %, however many there are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
+
+from align.evals.statistics import ENOUGH, LEVEL, Measure
+
+POWER = 0.8
+"""The chance with which a difference is to be found."""
+WORTH_OF_RATES = 0.05
+WORTH_IN_SPREADS = 0.2
+"""Cohen's small effect."""
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p-values of one family of tests, adjusted by Holm's procedure."""
+    return np.asarray(multipletests(p, method="holm")[1]).tolist() if len(p) else []
+
+
+def detectable(spread: float, n: int, pairs: int = 1) -> float | None:
+    """The smallest difference that a paired t-test on n prompts finds with 80 % power, as one of so many pairs.
+
+    spread: standard deviation of the prompts' differences; with none, nothing is known, which is None.
+    """
+    return _detectable_effect(n, pairs) * spread if spread > 0 and n > 1 else None
+
+
+def needed(worth: float, spread: float, pairs: int = 1) -> int | None:
+    """How many prompts show a difference of `worth` with 80 % power; None where `spread` says nothing."""
+    if not (spread > 0 and worth > 0):
+        return None
+    if worth / spread >= _detectable_effect(ENOUGH, pairs):
+        return ENOUGH
+    alpha = (1 - LEVEL) / pairs
+    return math.ceil(TTestPower().solve_power(effect_size=worth / spread, alpha=alpha, power=POWER))
+
+
+def worthwhile(measures: Sequence[Measure], share: bool) -> float | None:
+    """A difference of a metric that people would care about where they do not say: 0.05 of a rate, else a fifth of the
+    standard deviation between prompts (of all policies, to one digit); None where prompts do not vary."""
+    if share:
+        return WORTH_OF_RATES
+    variances = [float(measure.by_prompt.var()) for measure in measures]
+    found = WORTH_IN_SPREADS * math.sqrt(sum(variances) / max(len(variances), 1))
+    return float(f"{found:.0e}") if found > 0 else None
+
+
+@lru_cache
+def _detectable_effect(n: int, pairs: int) -> float:
+    return float(TTestPower().solve_power(nobs=n, alpha=(1 - LEVEL) / pairs, power=POWER))
