@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Config(BaseModel):
@@ -30,13 +30,33 @@ class Model(Config):
     """Load frozen weights in 4 bits for QLoRA; needs bitsandbytes and a GPU."""
 
 
+class Budget(Config):
+    """What may be asked of a server in one run of a stage. Answers kept from an earlier run cost nothing."""
+
+    requests: int | None = Field(default=None, gt=0)
+    """Requests, retries included."""
+    tokens: int | None = Field(default=None, gt=0)
+    """Tokens read and written, by what the server says; the requests under way may go beyond."""
+    cost: float | None = Field(default=None, gt=0)
+    """By `price`, likewise."""
+
+
+class Price(Config):
+    """What a server asks for, in any currency."""
+
+    input: float = Field(ge=0)
+    """A million tokens read."""
+    output: float = Field(ge=0)
+    """A million tokens written."""
+
+
 class Endpoint(Config):
     """A model behind an OpenAI-compatible server (vLLM, SGLang, a hosted API): another kind of entry of `models:`.
 
     It writes and judges; nothing is trained from it.
     """
 
-    endpoint: str = Field(pattern=r"^https?://")
+    endpoint: str = Field(pattern=r"^https?://[^@?#]+$")
     """Address of the API, such as `http://localhost:8000/v1`."""
     name: str
     """What the server calls the model."""
@@ -44,6 +64,21 @@ class Endpoint(Config):
     """The environment variable that holds the API's key, if it wants one. No key is ever written to disk."""
     concurrency: int = Field(default=8, gt=0)
     """Requests under way at once."""
+    timeout: float = Field(default=120.0, gt=0)
+    """Seconds without a sign of the server after which a request is made again."""
+    options: dict[str, Any] = {}
+    """Further fields of every request, such as `{chat_template_kwargs: {enable_thinking: false}}` for Qwen3; null takes
+    one away."""
+    budget: Budget = Budget()
+    """Where to stop."""
+    price: Price | None = None
+    """For showing what it cost."""
+
+    @model_validator(mode="after")
+    def _priced(self) -> Endpoint:
+        if self.budget.cost is not None and self.price is None:
+            raise ValueError("budget.cost needs price: {input, output}, for a million tokens")
+        return self
 
 
 class Data(Config):

@@ -6,6 +6,7 @@
     ├── ContractError           two stages disagree: tokenizer, template, stop ids, weights
     ├── DependencyError         a package is missing, or its version lacks what is needed
     ├── StoreError              an artifact is missing, ambiguous, damaged or locked
+    ├── EndpointError           a server gives no answer, refuses, or would cost more than the budget allows
     ├── CheckError              a stage's pre-flight found that its result could not be trusted
     ├── TrainingError           numbers went wrong while training: NaN, nothing moves, the reference is not the parent
     └── Interrupted             a signal stopped the run; it can be resumed (exit 130 or 143)
@@ -69,6 +70,10 @@ class DependencyError(AlignError):
 
 class StoreError(AlignError):
     """An artifact is missing, ambiguous, damaged or in use."""
+
+
+class EndpointError(AlignError):
+    """A server gives no answer, refuses, or would cost more than allowed; what was answered so far is kept."""
 
 
 class CheckError(AlignError):

@@ -1,1 +1,2 @@
-"""Generators write replies: `base` says what one is, `hf` is a model in this process, `scripted` a test double."""
+"""Generators write replies: `base` says what one is, `hf` is a model in this process, `endpoint` one behind a server,
+`scripted` a test double."""

@@ -29,10 +29,17 @@ class Completion:
     """Which of the replies to this prompt, 0 to n - 1."""
     text: str
     ids: tuple[int, ...]
-    """The sampled tokens, with the stop id where there is one."""
+    """The sampled tokens, with the stop id where there is one; none from a server."""
     logps: tuple[float, ...]
     """Log-probability in nats of each token under the sampling distribution: 0 where decoding is greedy."""
-    finish: Literal["stop", "length"]
+    finish: Literal["stop", "length", "refused"]
+    """`refused`: a server kept its answer back, and the text is empty."""
+    counted: int | None = None
+    """How many tokens a server says it wrote."""
+
+    @property
+    def tokens(self) -> int:
+        return len(self.ids) if self.counted is None else self.counted
 
 
 class Generator(Protocol):

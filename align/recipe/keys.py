@@ -87,7 +87,8 @@ class _Canonical:
         if self.smoke:
             return {"smoke": outside.kind(entry), "fields": self.changed(entry)}
         if isinstance(entry, Endpoint):
-            return {"endpoint": entry.endpoint, "name": entry.name}
+            identity = {"endpoint": entry.endpoint, "name": entry.name}
+            return identity | ({"options": self.value(entry.options)} if entry.options else {})
         parts: dict[str, Any] = {"outside": outside.kind(entry), "fields": self.changed(entry, ("path", "revision"))}
         if isinstance(entry, Model) and entry.template and outside.under(self.base, entry.template).is_file():
             parts["fields"]["template"] = self.value(Path(entry.template))
