@@ -19,7 +19,7 @@ LAYERS = [
     ("data", "models"),
     ("train", "generate", "rewards", "evals"),
     ("stages",),
-    ("recipe",),
+    ("recipe", "bench"),
     ("plan", "launch", "runner", "worker"),
     ("cli",),
 ]
@@ -39,9 +39,9 @@ HEAVY = {
 DOORS = {
     "peft": {"models"},
     "bitsandbytes": {"models"},
-    "trl": {"stages/trl", "data/chat"},
+    "trl": {"stages/trl", "data/chat", "bench/trl"},
     "accelerate": {"train", "worker"},
-    "datasets": {"data", "stages/trl"},
+    "datasets": {"data", "stages/trl", "bench/trl"},
     "vllm": {"generate"},
     "scipy": {"evals"},
     "statsmodels": {"evals"},

@@ -9,7 +9,19 @@ import sys
 
 import typer
 
-from align.cli import artifacts, compare, constitution, data, describe, doctor, new, plan, run, sample
+from align.cli import (
+    artifacts,
+    bench,
+    compare,
+    constitution,
+    data,
+    describe,
+    doctor,
+    new,
+    plan,
+    run,
+    sample,
+)
 from align.errors import AlignError
 
 app = typer.Typer(
@@ -24,7 +36,7 @@ app = typer.Typer(
 for panel, verbs in {
     "Recipes": (run.run, plan.plan, new.new),
     "Results": (sample.sample, compare.compare, artifacts.history, artifacts.export, artifacts.gc),
-    "Reference": (describe.stages, describe.schema, doctor.doctor),
+    "Reference": (describe.stages, describe.schema, doctor.doctor, bench.bench),
 }.items():
     for verb in verbs:
         app.command(rich_help_panel=panel)(verb)

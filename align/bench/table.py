@@ -1,0 +1,46 @@
+"""Figures for people: lines in the terminal, and the table of the README."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+HEAD = ("", "examples/s", "tokens/s", "useful utilisation", "peak memory", "beside TRL at its fastest", "command")
+
+
+def lines(task: str, row: Mapping[str, Any]) -> list[str]:
+    """A task's figures in a few lines."""
+    made = [
+        f"{task} on {row['device']}: {_spread(row['examples_per_second'])} examples/s, "
+        f"{_spread(row['tokens_per_second'])} tokens/s, peak memory {row['peak_bytes'] / 2**20:,.0f} MB",
+        f"  useful utilisation {_spread(row['useful_utilisation'])} of {row['matrix_rate'][0] / 1e9:,.1f} GFLOP/s"
+        + (f"; MFU by 6 N + 12 L H Q T {_spread(row['mfu'])}" if row["mfu"] else ""),
+        "  time: " + ", ".join(f"{name} {share:.0%}" for name, share in row["parts"].items()),
+    ]
+    if "trl" in row:
+        made.append(
+            f"  TRL at its fastest ({row['trl']['setting']}) takes {_spread(row['times_faster'])} times as long, with "
+            f"{row['trl']['peak_bytes'] / 2**20:,.0f} MB; every step's loss is the same to {row['loss_difference']:.1e}"
+        )
+    return made
+
+
+def markdown(results: Iterable[Mapping[str, Any]]) -> str:
+    """The README's table from saved results, a row a task."""
+    rows = [HEAD, tuple("---" for _ in HEAD)]
+    for result in results:
+        for task, row in result["tasks"].items():
+            beside, trl = "", row.get("trl")
+            if trl:
+                beside = f"**{row['times_faster'][0]:.1f}** times as fast, {trl['peak_bytes'] / 2**20:,.0f} MB"
+            rows.append((
+                task, _spread(row["examples_per_second"]), _spread(row["tokens_per_second"]),
+                f"{row['useful_utilisation'][0]:.2f}", f"{row['peak_bytes'] / 2**20:,.0f} MB", beside,
+                f"`{result['command']}`",
+            ))  # fmt: skip
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+
+
+def _spread(values: list[float]) -> str:
+    middle, low, high = (f"{value:,.3g}" if value < 1000 else f"{value:,.0f}" for value in values)
+    return middle if low == high else f"{middle} [{low}, {high}]"

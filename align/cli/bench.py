@@ -1,0 +1,83 @@
+"""The verb bench: how fast the stages are here, and how much of the machine they use."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from align.cli.options import with_machine
+from align.errors import RecipeError, suggestion
+from align.machine import Machine
+
+TASKS = ("pretrain", "sft", "reward_model", "dpo", "sample", "compare")
+
+
+@with_machine
+def bench(
+    stages: Annotated[
+        list[str] | None, typer.Argument(metavar="[STAGE]...", help=f"Of {', '.join(TASKS)}; none means all.")
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="Shape of the model, whose weights are random: tiny (1.85 million) or llama-1b.")
+    ] = "tiny",
+    data: Annotated[
+        str, typer.Option(help="Lengths of rows: hh-like, short, long, or those of a file of preferences.")
+    ] = "hh-like",
+    rows: Annotated[int, typer.Option(min=32, help="Prompts; a multiple of 16.")] = 128,
+    repetitions: Annotated[int, typer.Option(min=1, help="Turns; medians are shown with their spread.")] = 3,
+    against: Annotated[str | None, typer.Option(help="trl: time its trainers on the same rows, side by side.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    seed: Annotated[int, typer.Option(help="Of weights and rows.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")] = False,
+    save: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep all figures as JSON.")] = None,
+    table: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Print saved figures as a table.")] = None,
+    *,
+    settings: Machine,
+) -> None:
+    """Measure stages on random rows: speed, memory, and the share of the machine's matrix rate that was useful.
+
+    Example: align bench dpo sft --against trl --threads 1
+    """
+    from align.bench import table as shown
+
+    if table:
+        print(shown.markdown(json.loads(file.read_text("utf-8")) for file in table))
+        return
+    tasks = stages or list(TASKS)
+    for task in tasks:
+        if task not in TASKS:
+            raise RecipeError(f"bench knows no stage {task!r}.{suggestion(task, TASKS)}")
+    if rows % 16:
+        raise RecipeError(f"--rows: {rows} is no multiple of 16, the rows of an optimizer step")
+    from align.bench import run, workload
+    from align.bench.tasks import Order
+
+    if model not in workload.SHAPES:
+        raise RecipeError(f"--model: {model!r} is none of {', '.join(workload.SHAPES)}")
+    made = workload.read(Path(data), rows, seed) if Path(data).is_file() else workload.drawn(data, rows, seed)
+    console = Console(stderr=True)
+    found: dict[str, object] = {}
+    asked = Order(tasks[0], model, tuple(made), settings, seed, dtype)
+    for task in tasks:
+        order = replace(asked, task=task)
+        measure = run.against_trl if against and task in run.trl.TASKS else run.measured
+        found[task] = row = measure(order, repetitions, lambda text: console.print(text, style="dim"))
+        if not as_json:
+            print("\n".join(shown.lines(task, row)))
+    result = run.circumstances(asked) | {"command": command(sys.argv), "tasks": found}
+    if as_json:
+        print(json.dumps(result, indent=1))
+    if save:
+        save.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def command(arguments: list[str]) -> str:
+    """The command as it was typed, without where its figures go."""
+    kept = [a for i, a in enumerate(arguments[1:], 1) if a != "--save" and arguments[i - 1] != "--save"]
+    return " ".join(["align", *kept])
