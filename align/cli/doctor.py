@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -32,7 +31,6 @@ OPTIONAL = {
     "trackio": "--track trackio",
 }
 """Packages that one feature needs."""
-MEASURE_SECONDS = 0.3
 MARKS = {"fine": ("✓", "green"), "absent": ("-", "dim"), "wrong": ("✗", "red")}
 
 
@@ -110,20 +108,9 @@ def _devices() -> Iterator[Finding]:
 
 def _rate(device: torch.device, dtype: torch.dtype) -> str:
     """The rate of square matrix products, in floating point operations a second."""
-    import torch
+    from align.bench.clock import matrix_rate
 
-    width = 4096 if device.type == "cuda" else 768
-    matrix = torch.ones(width, width, device=device, dtype=dtype)
-
-    def multiply() -> float:
-        return float((matrix @ matrix)[0, 0])  # reading one number waits for the device
-
-    multiply()
-    count, start = 0, time.perf_counter()
-    while (taken := time.perf_counter() - start) < MEASURE_SECONDS:
-        multiply()
-        count += 1
-    return f"{2 * width**3 * count / taken / 1e9:,.1f} GFLOP/s in {str(dtype).removeprefix('torch.')}"
+    return f"{matrix_rate(device, dtype) / 1e9:,.1f} GFLOP/s in {str(dtype).removeprefix('torch.')}"
 
 
 def _disk(folder: Path) -> Finding:

@@ -1,0 +1,45 @@
+"""The verb bench: refusals at once, figures that a program reads, and a table of saved ones."""
+
+import json
+
+import pytest
+
+from align.cli.bench import command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["dop"], "bench knows no stage 'dop'. Did you mean 'dpo'?"),
+        (["dpo", "--rows", "40"], "--rows: 40 is no multiple of 16"),
+        (["dpo", "--model", "huge"], "--model: 'huge' is none of tiny, llama-1b"),
+        (["dpo", "--data", "shor"], "--data: 'shor' is neither a file nor one of hh-like, short, long."),
+    ],
+)  # fmt: skip
+def test_what_it_does_not_know_is_refused(align, arguments, said):
+    ran = align("bench", *arguments)
+    assert ran.code == 2
+    assert said in ran.err
+
+
+def test_figures_are_saved_and_make_a_table(align, tmp_path):
+    file = tmp_path / "bench.json"
+    ran = align(
+        "bench", "sft", "sample", "--rows", "32", "--data", "short", "--repetitions", "1", "--device", "cpu",
+        "--threads", "1", "--save", str(file), "--json",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    saved = json.loads(file.read_text())
+    assert json.loads(ran.out) == saved
+    assert saved["settings"]["rows"] == 32
+    for task in ("sft", "sample"):
+        row = saved["tasks"][task]
+        assert row["examples"] == 32
+        assert 0 < row["useful_utilisation"][0] < 1
+        assert sum(row["parts"].values()) == pytest.approx(1)
+    ran = align("bench", "--table", str(file))
+    assert [line.split(" | ")[0] for line in ran.out.splitlines()[2:]] == ["| sft", "| sample"]
+
+
+def test_the_command_leaves_out_where_figures_go():
+    assert command(["/bin/align", "bench", "dpo", "--save", "x.json", "--rows", "32"]) == "align bench dpo --rows 32"
