@@ -73,6 +73,7 @@ STAGES: Registry[type[Stage]] = Registry(
         "ppo": "align.stages.ppo:PPO",
         "sample": "align.stages.sample:SampleReplies",
         "prefer": "align.stages.prefer:Prefer",
+        "critique_revise": "align.stages.critique_revise:CritiqueRevise",
         "compare": "align.stages.compare:Compare",
         "merge": "align.stages.merge:Merge",
         "trl": "align.stages.trl:TRL",

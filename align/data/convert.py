@@ -54,6 +54,17 @@ def _preference_to_rated(record: Preference) -> list[Record]:
             for reply, score in ((record.chosen, 1.0), (record.rejected, 0.0))]  # fmt: skip
 
 
+def _revision_to_preference(record: Demonstration) -> list[Record]:
+    """A revised reply over the one it was made from, as `critique_revise` keeps both."""
+    if "initial" not in record.extra:
+        raise DataError(f"needs Preference records, found a Demonstration. {MAKERS[Preference]}.")
+    initial = record.extra["initial"]
+    prompt, cut = prompt_of(record), ("rejected",) if initial["finish"] == "length" else ()
+    assert prompt is not None
+    turns = record.messages[len(prompt) :], (Message("assistant", initial["reply"]),)
+    return [Preference(record.id, prompt, *turns, unfinished=cut, extra=record.extra)]
+
+
 def _sample_to_rated(record: Sample) -> list[Record]:
     if len(record.scores) != 1:
         raise DataError(f"a Sample becomes a Rated when it has exactly one score; this one has {len(record.scores)}")
@@ -64,13 +75,17 @@ def _sample_to_rated(record: Sample) -> list[Record]:
 WAYS: dict[tuple[type[Record], type[Record]], Callable[..., list[Record]]] = {
     (Preference, Demonstration): _preference_to_demonstration,
     (Preference, Rated): _preference_to_rated,
+    (Demonstration, Preference): _revision_to_preference,
     (Sample, Rated): _sample_to_rated,
     (Sample, Text): lambda record: [Text(record.id, record.reply, record.extra)],
 }
 
 MAKERS = {
     Demonstration: "A Preference becomes one by its chosen reply; stage `prefer` makes Preferences of Samples",
-    Preference: "Stage `sample` writes several replies to each prompt and stage `prefer` makes Preferences of them",
+    Preference: (
+        "Stage `sample` writes several replies to each prompt and stage `prefer` makes Preferences of them; "
+        "Demonstrations of `critique_revise` become some, and `ai_feedback` makes them"
+    ),
     Rated: "A Preference becomes two, a Sample with one score becomes one",
     Sample: "Stage `sample` makes them",
     Text: "Give a dataset with a `text` column, or of plain text without `prompt_words`",
