@@ -13,6 +13,7 @@ An event is a dict with `event`, `time` (seconds since 1970) and, where it is ab
     stage_failed        error, log (path or null)
     stage_skipped       because
     interrupted         the stage saved what it had
+    report_written      path: the page about the recipe's last comparison
     run_finished        exit_code, failed, skipped, seconds
 
 The first SIGINT or SIGTERM is passed on: the stage ends its step and saves. The second kills it; what it saved before
@@ -58,6 +59,8 @@ class Outcome:
     errors: dict[str, str] = field(default_factory=dict)
     figures: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What each stage's check found."""
+    report: Path | None = None
+    """The page about the recipe's last comparison, if it has one that is there."""
     signal: int = 0
     """The signal that stopped the run, or 0."""
 
@@ -171,9 +174,29 @@ class _Run:
         if self.outcome.signal:
             without = " without --fresh" if any(step.fresh for step in self.plan.steps) else ""
             self._emit("note", level="info", text=f"stopped; the same command{without} goes on from here")
+        else:
+            self._report()
         skipped = [name for name, state in self.outcome.states.items() if state == "skipped"]
         seconds = round(time.time() - self._started, 2)
         self._emit("run_finished", exit_code=code, failed=failed, skipped=skipped, seconds=seconds)
+
+    def _report(self) -> None:
+        """Makes the page about the last comparison, unless it is there. Whatever goes wrong, the run is done."""
+        order = self.plan.recipe.stages
+        made = [self.outcome.artifacts[name] for name in order if name in self.outcome.artifacts]
+        if not any(artifact.kind == "report" for artifact in made):
+            return
+        from align.evals import report
+
+        file = self.store.root / self.plan.recipe.name / "report.html"
+        try:
+            for compared in report.comparisons(made)[-1:]:
+                report.refresh(compared, self.store, file)
+                self.outcome.report = file
+        except Exception as error:
+            self._emit("note", level="warning", text=f"no report was made: {type(error).__name__}: {error}")
+        if self.outcome.report:
+            self._emit("report_written", path=str(self.outcome.report))
 
     def _do(self, step: Step, what: Literal["check", "run"]) -> dict[str, Any]:
         """Has a job done; the event of its result, which is recorded."""

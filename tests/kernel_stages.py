@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -105,6 +106,21 @@ class Grow(Stage):
     def run(self, ctx: Context) -> dict[str, float]:
         (ctx.out / "grown").touch()
         return {"known_as": float(int(sha256_of(ctx.keys[self.policy.name])[:8], 16))}
+
+
+class Compared(Stage):
+    """Leaves a comparison of one policy that nobody asked anything."""
+
+    name = "compared"
+    makes: ClassVar[Kind] = "report"
+
+    broken: bool = False
+    """Whether the comparison is damaged."""
+
+    def run(self, ctx: Context) -> dict[str, float]:
+        found = {"policies": {"base": {}}, "pairs": [], "verdicts": [], "notes": [], "better": {}, "settings": {}}
+        (ctx.out / "comparison.json").write_text("{" if self.broken else json.dumps(found))
+        return {}
 
 
 class Together(Stage):

@@ -45,6 +45,7 @@ DOORS = {
     "vllm": {"generate"},
     "scipy": {"evals"},
     "statsmodels": {"evals"},
+    "matplotlib": {"evals/report/draw", "evals/report/charts", "evals/report/training"},
 }
 FILES = sorted((ROOT / "align").rglob("*.py"))
 

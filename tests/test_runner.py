@@ -201,6 +201,22 @@ def test_a_failed_stage_keeps_its_log_and_spares_the_independent(toy: Toy, monke
     assert sorted(toy.trace) == sorted(ALL)  # went on after step 2 of a
 
 
+def test_a_comparison_gets_its_page(toy: Toy) -> None:
+    toy.write("{stage: compared}")
+    page = toy.store.root / toy.recipe().name / "report.html"
+    assert toy.run().report == page and "<h1>" in page.read_text()
+    assert [event["path"] for event in toy.told("report_written")] == [str(page)]
+    written = page.stat().st_mtime_ns
+    assert toy.run().report == page and page.stat().st_mtime_ns == written
+
+
+def test_a_page_that_fails_does_not_fail_its_run(toy: Toy) -> None:
+    toy.write("{stage: compared, broken: true}")
+    outcome = toy.run()
+    assert (outcome.exit_code, outcome.report) == (0, None)
+    assert toy.told("note")[-1]["text"].startswith("no report was made: JSONDecodeError: ")
+
+
 def test_all_checks_come_first_and_all_failures_are_told(toy: Toy) -> None:
     outcome = toy.run("a.bad=true", "c.bad=true")
     assert outcome.errors == {"a": "a is bad", "c": "c is bad"}

@@ -18,6 +18,7 @@ from align.cli import (
     describe,
     doctor,
     new,
+    page,
     plan,
     run,
     sample,
@@ -35,7 +36,7 @@ app = typer.Typer(
 
 for panel, verbs in {
     "Recipes": (run.run, plan.plan, new.new),
-    "Results": (sample.sample, compare.compare, artifacts.history, artifacts.export, artifacts.gc),
+    "Results": (sample.sample, compare.compare, page.report, artifacts.history, artifacts.export, artifacts.gc),
     "Reference": (describe.stages, describe.schema, doctor.doctor, bench.bench),
 }.items():
     for verb in verbs:

@@ -10,7 +10,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from align.cli import report
+from align.cli import report as table
 from align.cli.display import LiveTable, LogLines
 from align.cli.options import policy_source, with_machine
 from align.config import Data, Model
@@ -42,6 +42,7 @@ def compare(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Where a reply is cut off.")] = 256,
     seed: Annotated[int, typer.Option(help="The same seed gives the same replies.")] = 0,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep comparison.json, .md and all replies.")] = None,
+    report: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the page about it, HTML.")] = None,
     *,
     settings: Machine,
 ) -> None:
@@ -68,7 +69,9 @@ def compare(
         work = out or Path(scratch)
         work.mkdir(parents=True, exist_ok=True)
         _run(stage, inputs, store, settings, seed, work, console)
-        report.show(work, "comparison", console)
+        table.show(work, "comparison", console)
+        if report:
+            _report(work, inputs, store, report)
 
 
 def _stage(fields: dict[str, Any]) -> Compare:
@@ -102,6 +105,13 @@ def _run(
         )  # fmt: skip
         stage.check(context)
         stage.run(context)
+
+
+def _report(folder: Path, inputs: dict[str, Any], store: Store, file: Path) -> None:
+    from align.evals import report
+
+    report.write(report.of_inputs(folder, "comparison", inputs, store), file)
+    print(f"report: {file}")
 
 
 def _names(policies: list[str]) -> list[str]:

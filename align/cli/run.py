@@ -61,6 +61,8 @@ def _summary(outcome: runner.Outcome, shown: Display, store: Store, console: Con
         if made.kind == "report":
             report.show(made.path, f"{outcome.plan.recipe.name}/{name}", console)
             console.print(Text(f"in full: {where / name / 'comparison.md'}", style="dim"), soft_wrap=True)
+    if outcome.report:
+        console.print(Text(f"\nreport: {outcome.report}", style="bold"), soft_wrap=True)
     for name, error in outcome.errors.items():
         console.print(Text(f"\n{name} failed: {error}", style="red"), soft_wrap=True)
         if log := shown.progress.rows[name].log:

@@ -56,7 +56,21 @@ def test_a_run_ends_with_the_table(made):
     lines = [line.split() for line in made[1].splitlines()]
     assert ["base", "sft"] in lines
     assert any(line[:1] == ["distinct-2"] for line in lines)
+    assert ["report:", "runs/tiny/report.html"] in lines
     assert lines[-1] == ["runs/tiny:", "3", "finished"]
+
+
+def test_the_page_is_made_again(tiny, tmp_path):
+    page = tmp_path / "runs" / "tiny" / "report.html"
+    first = page.read_text()
+    page.unlink()
+    assert tiny("report", "tiny", "--figures", "figures").out == "runs/tiny/report.html, charts in figures\n"
+    assert page.read_text() == first
+    assert "training-sft-loss.csv" in {file.name for file in (tmp_path / "figures").iterdir()}
+    assert tiny("report", "tiny/result").out == "runs/tiny/result.html\n"
+    assert (tmp_path / "runs" / "tiny" / "result.html").read_text() == first
+    wrong = tiny("report", "tiny/sft")
+    assert wrong.code == 2 and "no comparison.json in it" in wrong.err
 
 
 def test_sample_answers_each_prompt_n_times_and_the_same_again(tiny):
@@ -79,12 +93,16 @@ def test_sample_needs_a_policy_and_a_prompt(tiny):
 
 def test_compare_outside_of_a_recipe_keeps_what_it_is_told_to(tiny, tmp_path):
     command = ("compare", "tiny/base", "tiny/sft", "--prompts", "demos.jsonl", "--text", "texts.txt")
-    compared = tiny(*command, "--reward", "length", "--max-new-tokens", "4", "--out", "kept")
+    compared = tiny(
+        *command, "--reward", "length", "--max-new-tokens", "4", "--out", "kept", "--report", "kept/report.html"
+    )
     assert compared.code == 0
     found = json.loads((tmp_path / "kept" / "comparison.json").read_text())
     assert list(found["policies"]) == ["base", "sft"]
     assert {"length", "nll", "kl", "stop"} <= found["policies"]["sft"].keys()
     assert "nll ↓" in compared.out
+    assert (tmp_path / "kept" / "report.html").read_text().startswith("<!doctype html>")
+    assert tiny("report", "kept").out == "kept/report.html\n"
 
 
 def test_data_show_tells_prompt_and_supervised_tokens(tiny):

@@ -1,0 +1,133 @@
+"""What a report is made from: a comparison, the replies it judged, and how the checkpoints were made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from align.data import read_file
+from align.disk import sha256_of_file
+from align.errors import RecipeError
+from align.records import Sample
+from align.store import Ancestor, Artifact, Store
+
+COMPARISON = "comparison.json"
+Curve = tuple[list[float], list[float]]
+"""Steps and values."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """An artifact of the lineage, under the name that its recipe gives it."""
+
+    name: str
+    artifact: Artifact
+    inputs: dict[str, str]
+    """Field -> name of what it took."""
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        return self.artifact.manifest
+
+    @cached_property
+    def events(self) -> list[dict[str, Any]]:
+        """Everything that the stage told while it ran."""
+        file = self.artifact.path / "events.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+    @cached_property
+    def curves(self) -> dict[str, Curve]:
+        """metric -> its training history; where a resumed run repeated a step, the later one counts."""
+        steps = {event["step"]: event for event in self.events if event["event"] == "step"}
+        names = dict.fromkeys(name for event in steps.values() for name in event if _is_number(event[name]))
+        made: dict[str, Curve] = {}
+        for name in names:
+            points = [(at, steps[at][name]) for at in sorted(steps) if _is_number(steps[at].get(name))]
+            made[name] = ([float(at) for at, _ in points], [float(value) for _, value in points])
+        return made
+
+    @property
+    def notes(self) -> list[str]:
+        return [event["text"] for event in self.events if event["event"] == "note"]
+
+
+@dataclass(frozen=True)
+class Material:
+    """All that a report can show. What is absent is left out of it."""
+
+    title: str
+    found: dict[str, Any]
+    """The content of comparison.json."""
+    replies: dict[str, list[Sample]] = field(default_factory=dict)
+    lineage: Ancestor | None = None
+    hash: str = ""
+    """Of comparison.json, which says what a page is about."""
+
+    @property
+    def policies(self) -> list[str]:
+        return list(self.found["policies"])
+
+    @property
+    def better(self) -> dict[str, str]:
+        """The metrics that have a better side, and which, the most important first."""
+        return {metric: side for metric, side in self.found["better"].items() if side}
+
+    @cached_property
+    def stages(self) -> list[Made]:
+        """Every artifact that the comparison descends from, parents before children, each once."""
+        made: dict[str, Made] = {}
+        if self.lineage is not None:
+            for ancestor in _walk(self.lineage):
+                if ancestor.artifact is not None and ancestor.key not in made and ancestor is not self.lineage:
+                    inputs = {taken.field: taken.name for taken in ancestor.inputs}
+                    made[ancestor.key] = Made(ancestor.name, ancestor.artifact, inputs)
+        return list(made.values())
+
+
+def of_folder(folder: Path, title: str, lineage: Ancestor | None = None) -> Material:
+    """A comparison's folder, whether it is an artifact or what `align compare --out` kept."""
+    file = folder / COMPARISON
+    if not file.is_file():
+        raise RecipeError(f"{folder}: no {COMPARISON} in it, so nothing to report")
+    found = json.loads(file.read_text())
+    files = {name: folder / "replies" / f"{name}.jsonl" for name in found["policies"]}
+    replies = {
+        name: [record for record in read_file(path) if isinstance(record, Sample)]
+        for name, path in files.items() if path.is_file()
+    }  # fmt: skip
+    return Material(title, found, replies, lineage, sha256_of_file(file))
+
+
+def of_artifact(made: Artifact, store: Store) -> Material:
+    """A comparison that a recipe's stage made, with its lineage."""
+    manifest = made.manifest
+    return of_folder(made.path, f"{manifest['recipe']}/{manifest['stage']}", store.lineage(made))
+
+
+def of_inputs(folder: Path, title: str, inputs: Mapping[str, Any], store: Store) -> Material:
+    """A comparison that no recipe made. inputs: name -> the artifact, model or dataset that it took."""
+    taken = tuple(
+        Ancestor("", name, value.key, value, store.lineage(value).inputs) if isinstance(value, Artifact)
+        else Ancestor("", name, name, None)
+        for name, value in inputs.items()
+    )  # fmt: skip
+    return of_folder(folder, title, Ancestor("", "comparison", "", None, taken))
+
+
+def comparisons(made: Iterable[Artifact]) -> list[Artifact]:
+    """Those artifacts of which a report can be made, in their order."""
+    return [artifact for artifact in made if artifact.kind == "report" and (artifact.path / COMPARISON).is_file()]
+
+
+def _walk(ancestor: Ancestor) -> Iterator[Ancestor]:
+    for parent in ancestor.inputs:
+        yield from _walk(parent)
+    yield ancestor
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value

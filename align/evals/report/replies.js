@@ -1,0 +1,192 @@
+"use strict";
+// Shows replies a few at a time. What models wrote only ever becomes text nodes, never markup.
+
+const PAGE = 6;
+const MOST_WORDS = 1200; // of a reply in which differences are looked for
+
+const $ = (id) => document.getElementById(id);
+const form = $("filters");
+let all, chosen = [], shown = 0;
+
+async function unpacked() {
+  const bytes = Uint8Array.from(atob($("data").textContent), (letter) => letter.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return JSON.parse(await new Response(stream).text());
+}
+
+function element(tag, className, ...children) {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  made.append(...children);
+  return made;
+}
+
+function number(value) {
+  return (Math.abs(value) >= 999.5 ? value.toFixed(0) : String(Number(value.toPrecision(3)))).replace("-", "−");
+}
+
+const words = (text) => text.match(/^\s+|\S+\s*/g) ?? [];
+
+// Which words of each text are in a longest common subsequence of both; null where they have too little in common.
+function common(one, other) {
+  const n = one.length, m = other.length;
+  const [a, b] = [one, other].map((pieces) => pieces.map((piece) => piece.trim()));
+  if (n > MOST_WORDS || m > MOST_WORDS) return null;
+  const table = Array.from({ length: n + 1 }, () => new Uint16Array(m + 1));
+  for (let i = n - 1; i >= 0; i--)
+    for (let j = m - 1; j >= 0; j--)
+      table[i][j] = a[i] === b[j] ? table[i + 1][j + 1] + 1 : Math.max(table[i + 1][j], table[i][j + 1]);
+  if (table[0][0] * 4 < Math.max(n, m)) return null;
+  const kept = [new Array(n).fill(false), new Array(m).fill(false)];
+  for (let i = 0, j = 0; i < n && j < m; )
+    if (a[i] === b[j]) kept[0][i++] = kept[1][j++] = true;
+    else if (table[i + 1][j] >= table[i][j + 1]) i++;
+    else j++;
+  return kept;
+}
+
+function marked(pieces, kept, tag) {
+  if (!kept) return [pieces.join("")];
+  const runs = [];
+  pieces.forEach((piece, i) => {
+    if (runs.length && runs.at(-1).same === kept[i]) runs.at(-1).text += piece;
+    else runs.push({ same: kept[i], text: piece });
+  });
+  return runs.flatMap(({ same, text }) => (same ? [text] : [element(tag, "", text.trimEnd()), text.slice(text.trimEnd().length)]));
+}
+
+function extras(values) {
+  const lines = Object.entries(values ?? {}).map(([k, v]) => `${k}: ${typeof v === "string" ? v : JSON.stringify(v)}`);
+  return lines.length ? [element("div", "extra", lines.join("\n"))] : [];
+}
+
+function asked(row) {
+  const turns = row.prompt.map(([role, text], i) => {
+    const last = i === row.prompt.length - 1;
+    const name = row.prompt.length > 1 ? [element("b", "", role)] : [];
+    return element("p", last ? "turn asked" : "turn", ...name, text.trim());
+  });
+  const more = element("details", "");
+  if (Object.keys(row.extra).length) more.append(element("summary", "", "What else is known"), ...extras(row.extra));
+  return element("div", "prompt", ...turns, ...(more.childNodes.length ? [more] : []));
+}
+
+function part(metric, value, other) {
+  const lead = value - other;
+  const won = metric.better && other !== null && (metric.better === "higher" ? lead > 0 : lead < 0);
+  return element("span", won ? "won" : "", `${metric.name} `, element("b", "", number(value)));
+}
+
+function column(row, i, against, content) {
+  const reply = row.replies[i];
+  const facts = element("small", "", `${reply.tokens} tokens${reply.cut ? ", cut off" : ""}`);
+  const parts = all.metrics.flatMap((metric, k) =>
+    reply.scores[k] === null ? [] : [part(metric, reply.scores[k], row.replies[against]?.scores[k] ?? null)]);
+  const made = element("div", "reply", element("h4", "", all.policies[i], facts), element("div", "text", ...content),
+    element("div", "parts", ...parts), ...extras(reply.extra));
+  made.style.setProperty("--c", `var(--p${i % 8})`);
+  made.querySelector(".text").tabIndex = 0;
+  return made;
+}
+
+function card(row) {
+  const { left, right } = pair();
+  const rest = form.all.checked ? all.policies.map((_, i) => i).filter((i) => i !== left && i !== right) : [];
+  const base = row.replies[left] ? words(row.replies[left].text) : [];
+  const columns = [right, ...rest].filter((i) => row.replies[i] && i !== left).map((i) => {
+    const pieces = words(row.replies[i].text);
+    const kept = form.marks.checked ? common(base, pieces) : null;
+    return [column(row, i, left, marked(pieces, kept?.[1], "ins")), kept];
+  });
+  const first = row.replies[left] ? [column(row, left, right, marked(base, columns[0]?.[1]?.[0], "del"))] : [];
+  return element("article", "card", asked(row), element("div", "columns", ...first, ...columns.map(([made]) => made)));
+}
+
+const pair = () => ({ left: Number(form.left.value), right: Number(form.right.value) });
+
+// How much better the right reply is than the left one by a metric; null where one of them has no score.
+function lead(row, k) {
+  const { left, right } = pair();
+  const [a, b] = [row.replies[left]?.scores[k], row.replies[right]?.scores[k]];
+  if (a == null || b == null) return null;
+  return all.metrics[k].better === "lower" ? a - b : b - a;
+}
+
+const refusals = () => all.metrics.flatMap((metric, k) => (/refus/.test(metric.name) ? [k] : []));
+
+const KEPT = {
+  "": () => true,
+  refused: (row, replies) => refusals().some((k) => replies.some((reply) => reply?.scores[k] >= 0.5)),
+  cut: (row, replies) => replies.some((reply) => reply?.cut),
+  same: (row, [one, other]) => one?.text === other?.text,
+};
+
+function disagreement(row) {
+  const leads = all.metrics.flatMap((metric, k) => (metric.better ? [lead(row, k) ?? 0] : []));
+  const [up, down] = [Math.max(0, ...leads), Math.max(0, ...leads.map((value) => -value))];
+  return Math.min(up, down);
+}
+
+function says(row, wanted) {
+  const texts = [...row.prompt.map(([, text]) => text), ...row.replies.map((reply) => reply?.text ?? "")];
+  return texts.some((text) => text.toLowerCase().includes(wanted));
+}
+
+function select() {
+  const { left, right } = pair();
+  const k = Number(form.metric.value), order = form.order.value, wanted = form.words.value.trim().toLowerCase();
+  chosen = all.rows.filter((row) => KEPT[form.only.value](row, [row.replies[left], row.replies[right]]));
+  if (wanted) chosen = chosen.filter((row) => says(row, wanted));
+  const key = { wins: (row) => lead(row, k), losses: (row) => -lead(row, k), disagreements: disagreement }[order];
+  if (key && all.metrics.length) {
+    const keys = new Map(chosen.map((row) => [row, key(row)]));
+    chosen = chosen.filter((row) => keys.get(row) > 0).sort((a, b) => keys.get(b) - keys.get(a));
+  }
+  $("count").textContent = `${chosen.length} of ${all.rows.length}`;
+  $("cards").replaceChildren();
+  shown = 0;
+  more();
+}
+
+function more() {
+  const next = chosen.slice(shown, shown + PAGE);
+  $("cards").append(...next.map(card));
+  shown += next.length;
+  $("more").hidden = shown >= chosen.length;
+}
+
+function options(select, names, value) {
+  select.replaceChildren(...names.map((name, i) => new Option(name, i)));
+  select.value = value;
+}
+
+function prepare() {
+  options(form.left, all.policies, 0);
+  options(form.right, all.policies, Math.max(0, all.policies.indexOf(form.dataset.right)));
+  options(form.metric, all.metrics.map((metric) => metric.name), 0);
+  const drop = (field, value) => form[field].querySelector(`[value="${value}"]`).remove();
+  if (!refusals().length) drop("only", "refused");
+  if (all.metrics.filter((metric) => metric.better).length < 2) drop("order", "disagreements");
+  form.hidden = false;
+}
+
+async function start() {
+  all = await unpacked();
+  prepare();
+  select();
+  form.addEventListener("input", select);
+  form.addEventListener("submit", (event) => event.preventDefault());
+  $("more").addEventListener("click", more);
+  for (const link of document.querySelectorAll("a[data-metric]"))
+    link.addEventListener("click", () => {
+      const { left, right, metric } = link.dataset;
+      options(form.left, all.policies, all.policies.indexOf(left));
+      options(form.right, all.policies, all.policies.indexOf(right));
+      const k = all.metrics.findIndex(({ name }) => name === metric);
+      if (k >= 0) form.metric.value = k;
+      form.order.value = k >= 0 ? "wins" : "asked";
+      select();
+    });
+}
+
+start();
