@@ -24,6 +24,7 @@ from align.registry import bundled
 FOLDER = "constitutions"
 LETTERS = ("A", "B")
 """The answers to a feedback question."""
+DECIDE = "Answer with A or B."
 PARTS = ("prompt", "reply", "critique_request", "critique", "revision_request", "revision")
 """The turns of a transcript."""
 
@@ -132,10 +133,23 @@ def asked_to_compare(prompt: Messages, first: str, second: str, principle: Princ
 
     What is judged stands before the principle, so that all questions about it begin with the same tokens.
     """
+    return (Message("user", f"{_comparison(prompt, first, second, principle)} {DECIDE}"),)
+
+
+def asked_to_reason(prompt: Messages, first: str, second: str, principle: Principle) -> Messages:
+    """The same question to be thought about before it is answered."""
+    return (Message("user", f"{_comparison(prompt, first, second, principle)} Think step by step; do not decide yet."),)
+
+
+def asked_to_decide(reasoned: Messages, thoughts: str) -> Messages:
+    """The conversation that asks for the answer after those thoughts."""
+    return (*reasoned, Message("assistant", thoughts), Message("user", DECIDE))
+
+
+def _comparison(prompt: Messages, first: str, second: str, principle: Principle) -> str:
     said = "\n\n".join(f"{turn.role.capitalize()}: {turn.content.strip()}" for turn in prompt)
     replies = "\n\n".join(f"({letter}) {text.strip()}" for letter, text in zip(LETTERS, (first, second), strict=True))
-    asked = f"Compare two replies.\n\n{said}\n\n{replies}\n\n{principle.feedback} Answer with A or B."
-    return (Message("user", asked),)
+    return f"Compare two replies.\n\n{said}\n\n{replies}\n\n{principle.feedback}"
 
 
 # Files.

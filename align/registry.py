@@ -74,6 +74,7 @@ STAGES: Registry[type[Stage]] = Registry(
         "sample": "align.stages.sample:SampleReplies",
         "prefer": "align.stages.prefer:Prefer",
         "critique_revise": "align.stages.critique_revise:CritiqueRevise",
+        "ai_feedback": "align.stages.ai_feedback:AIFeedback",
         "compare": "align.stages.compare:Compare",
         "merge": "align.stages.merge:Merge",
         "trl": "align.stages.trl:TRL",

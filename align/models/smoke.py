@@ -38,7 +38,7 @@ MOST = {
 """Of a stage's fields, and of TRL's arguments, the most that so few rows and so small models bear."""
 LEAST = {"share": 0.25}
 """The least, likewise: a share of the rows that leaves some on either side."""
-INSTEAD = {"doubtful_reward": "allow"}
+INSTEAD = {"doubtful_reward": "allow", "unreliable": "keep"}
 """What stand-ins cannot live up to: a reward model that was trained on nothing is not better than a ruler."""
 ENDING = 25.0
 """Factor on the output row of the stop token. A random model would write to the limit; this one ends now and then."""

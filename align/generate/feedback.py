@@ -1,0 +1,132 @@
+"""Feedback: a model says which of two replies keeps a principle better (section 4 of arXiv:2212.08073, RLAIF).
+
+It is asked in both orders, by several principles, and answers with probabilities. What is the same in both orders is
+its opinion; what turns with the order is its liking for a letter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from math import isnan, nan
+from typing import Any
+
+import numpy as np
+
+from align.config import Sampling
+from align.constitution import (
+    LETTERS,
+    Principle,
+    asked_to_compare,
+    asked_to_decide,
+    asked_to_reason,
+    drawn,
+)
+from align.evals.statistics import wilson
+from align.generate.base import Generator, Progress
+from align.records import Messages, prompt_id
+from align.stage import seed_of
+
+Pair = tuple[Messages, str, str]
+"""A prompt and two replies to it."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Says how likely it is that the first reply of a pair is the better one."""
+
+    generator: Generator
+    principles: Sequence[Principle]
+    count: int
+    """Principles that are drawn for each pair."""
+    reasoning: Sampling | None
+    """How thoughts before the answer are drawn; None: it answers at once."""
+    clamp: tuple[float, float]
+    """Probabilities after reasoning are kept within this: a model that has argued for a reply is too sure of it."""
+    seed: int
+    progress: Progress
+
+    def __call__(self, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+        """For each pair: by principle, `[p, p]`, the probability that its first reply is better, asked in both orders.
+
+        None stands for an answer that could not be read.
+        """
+        asked = [
+            (i, principle, turned)
+            for i, (prompt, first, second) in enumerate(pairs)
+            for principle in drawn(self.principles, seed_of(self.seed, prompt_id(prompt), first, second))[: self.count]
+            for turned in (False, True)
+        ]
+        questions, thoughts = self._questions(
+            [(_turned(pairs[i], turned), principle) for i, principle, turned in asked]
+        )
+        logps = self.generator.choose(questions, LETTERS, self.progress)
+        rows: list[dict[str, Any]] = [{"principles": {}, **({"thoughts": {}} if thoughts else {})} for _ in pairs]
+        for n, (i, principle, turned) in enumerate(asked):
+            p = float(np.exp(logps[n, 1 if turned else 0]))
+            p = min(max(p, self.clamp[0]), self.clamp[1]) if thoughts and not isnan(p) else p
+            rows[i]["principles"].setdefault(principle.name, []).append(None if isnan(p) else p)
+            if thoughts:
+                rows[i]["thoughts"].setdefault(principle.name, []).append(thoughts[n])
+        return rows
+
+    def _questions(self, asked: list[tuple[Pair, Principle]]) -> tuple[list[Messages], list[str]]:
+        if self.reasoning is None:
+            return [asked_to_compare(*pair, principle) for pair, principle in asked], []
+        reasoned = [asked_to_reason(*pair, principle) for pair, principle in asked]
+        made = self.generator.generate(reasoned, self.reasoning, seed_of(self.seed, "thoughts"), self.progress)
+        thoughts = [completion.text.strip() or "..." for completion in made]
+        return [asked_to_decide(turns, thought) for turns, thought in zip(reasoned, thoughts, strict=True)], thoughts
+
+
+def _turned(pair: Pair, turned: bool) -> Pair:
+    prompt, first, second = pair
+    return (prompt, second, first) if turned else pair
+
+
+def label(row: dict[str, Any]) -> float:
+    """The probability that the first reply is better: the mean over orders and over the principles read in both."""
+    read = [(p, q) for p, q in row["principles"].values() if p is not None and q is not None]
+    return sum(p + q for p, q in read) / (2 * len(read)) if read else nan
+
+
+def reliability(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """What the answers say about the judge.
+
+    `unreadable`: share of questions. `position_bias`: mean probability of A, minus a half. `order_agreement`: share of
+    pairs of which it prefers the same reply in both orders, with its 95 % interval; a judge that knows nothing is at a
+    half, one that always says A at 0. `principle_agreement`: how often two principles prefer the same reply.
+    `label_entropy`: of the labels, in nats; ln 2 = 0.693 is no opinion.
+    """
+    asked = [p for row in rows for both in row["principles"].values() for p in both]
+    read = [both for row in rows for both in row["principles"].values() if None not in both]
+    told = {"unreadable": sum(p is None for p in asked) / max(len(asked), 1)}
+    labels = np.array([p for row in rows if not isnan(p := label(row))])
+    if not len(labels):
+        return told
+    same = np.array([_agrees(row) for row in rows if not isnan(label(row))])
+    low, high = wilson(same)
+    told |= {
+        "position_bias": float(np.mean([(p + 1 - q) / 2 for p, q in read])) - 0.5,
+        "order_agreement": float(same.mean()), "order_agreement_low": low, "order_agreement_high": high,
+        "label_entropy": float(np.mean([_entropy(p) for p in labels])),
+    }  # fmt: skip
+    votes = [_votes(row) for row in rows]
+    agreed = [(a > 0) == (b > 0) for of in votes for a, b in combinations(of, 2)]
+    return told | ({"principle_agreement": sum(agreed) / len(agreed)} if agreed else {})
+
+
+def _agrees(row: dict[str, Any]) -> float:
+    """1 where both orders, over all principles, prefer the same reply."""
+    read = np.array([both for both in row["principles"].values() if None not in both])
+    forward, backward = read.mean(axis=0) - 0.5
+    return float(forward * backward > 0)
+
+
+def _votes(row: dict[str, Any]) -> list[float]:
+    return [(p + q) / 2 - 0.5 for p, q in row["principles"].values() if p is not None and q is not None]
+
+
+def _entropy(p: float) -> float:
+    return -sum(q * float(np.log(q)) for q in (p, 1 - p) if q > 0)
