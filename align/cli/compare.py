@@ -12,7 +12,7 @@ from rich.console import Console
 
 from align.cli import report as table
 from align.cli.display import LiveTable, LogLines
-from align.cli.options import policy_source, with_machine
+from align.cli.options import policy_source, reward_given, with_machine
 from align.config import Data, Model
 from align.errors import Problem, RecipeError, StoreError
 from align.machine import Machine
@@ -55,7 +55,7 @@ def compare(
     inputs[PROMPTS] = _dataset(store, prompts, limit)
     if text:
         inputs[TEXT] = _dataset(store, text)
-    rewards = [_reward(store, given, inputs) for given in reward or ()]
+    rewards = [reward_given(store, given, inputs) for given in reward or ()]
     fields = {
         "policies": [f"${name}" for name in names],
         "prompts": f"${PROMPTS}",
@@ -137,20 +137,6 @@ def _dataset(store: Store, given: str, limit: int | None = None) -> Artifact | D
     if made.kind != "records":
         raise RecipeError(f"{given}: a {made.kind}, not records")
     return made
-
-
-def _reward(store: Store, given: str, inputs: dict[str, Any]) -> str:
-    """What the stage's field says: a reference to a trained reward, which joins the inputs, or a name."""
-    try:
-        made = store.get(given)
-    except StoreError:
-        return given
-    if made.kind != "reward":
-        raise RecipeError(f"{given}: a {made.kind}, not a reward")
-    name = Path(given).name
-    name = _joined(given) if name in inputs else name
-    inputs[name] = made
-    return f"${name}"
 
 
 def _keys(inputs: dict[str, Any], store: Store, seed: int) -> dict[str, str]:

@@ -98,3 +98,17 @@ def policy_of(made: Artifact) -> Artifact:
     if made.kind != "policy":
         raise RecipeError(f"{made.path}: a {made.kind}, not a policy")
     return made
+
+
+def reward_given(store: Store, given: str, inputs: dict[str, Any]) -> str:
+    """What a stage's field says: a reference to a trained reward, which joins the inputs, or a name."""
+    try:
+        made = store.get(given)
+    except StoreError:
+        return given
+    if made.kind != "reward":
+        raise RecipeError(f"{given}: a {made.kind}, not a reward")
+    name = Path(given).name
+    name = given.strip("/").replace("/", "-") if name in inputs else name
+    inputs[name] = made
+    return f"${name}"

@@ -38,6 +38,13 @@ def kl_bound(n: int) -> float:
     return math.log(n) - (n - 1) / n
 
 
+def best(samples: Sequence[Sample], reward: str, better: Better) -> list[Sample]:
+    """The reply to each prompt that the reward likes best, the first of equals; none where it scored no reply."""
+    sign = -1 if better == "lower" else 1
+    scored = (s for s in samples if reward in s.scores)
+    return [max(group, key=lambda s: sign * s.scores[reward]) for _, group in groupby(scored, key=lambda s: s.prompt)]
+
+
 def curve(
     samples: Sequence[Sample], rewards: Sequence[str], better: Better, sizes: Sequence[int], seed: int
 ) -> list[dict[str, Any]]:

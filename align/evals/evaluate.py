@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from align.config import Sampling
+from align.config import Endpoint, Sampling
 from align.data import read, read_file, write
 from align.data.fields import Part
 from align.disk import sha256_of
@@ -26,11 +26,11 @@ from align.errors import CheckError, Interrupted
 from align.evals.statistics import Measure
 from align.records import Prompt, Sample, Text, prompt_id
 from align.rewards.base import Reward
-from align.stage import Context, PolicyRef, RecordsRef
+from align.stage import Context, GeneratorRef, PolicyRef, RecordsRef
 
 if TYPE_CHECKING:
     from align.data.tree import Tree
-    from align.generate.base import Progress
+    from align.generate.base import Generator, Progress
     from align.models.policy import Policy
 
 VERSION = 2
@@ -55,7 +55,7 @@ def questions(ctx: Context, field: RecordsRef | Sequence[RecordsRef | Part]) -> 
 class Subject:
     """A policy under evaluation, loaded when it is first needed."""
 
-    def __init__(self, ctx: Context, reference: PolicyRef):
+    def __init__(self, ctx: Context, reference: PolicyRef | GeneratorRef):
         self.ctx, self.name = ctx, reference.name
         self.reference = reference
 
@@ -113,7 +113,7 @@ class Subject:
 
     def _known(self, prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> Answers:
         """From the store, or sampled now; always now if nobody can say by a key which model this is."""
-        if self.name not in self.ctx.keys:
+        if self.name not in self.ctx.keys or isinstance(self.ctx[self.reference], Endpoint):  # it keeps its answers
             return self._sample(prompts, sampling, seed)
         asked = [prompt_id(p.prompt) for p in prompts]
         decoding = sampling.model_dump(mode="json")
@@ -124,18 +124,25 @@ class Subject:
         return Answers(samples, np.split(flat, np.cumsum([s.tokens for s in samples])[:-1]))
 
     def _sample(self, prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> Answers:
-        from align.generate.hf import HFGenerator
-
-        generator = HFGenerator(self.policy, self.ctx.machine.sample_batch)
-        made = generator.generate([p.prompt for p in prompts], sampling, seed, self._progress(f"sampling {self.name}"))
+        asked, tell = [p.prompt for p in prompts], self._progress(f"sampling {self.name}")
+        made = self._generator().generate(asked, sampling, seed, tell)
         samples = [
             Sample(
                 prompts[c.prompt].id, prompts[c.prompt].prompt, c.text, self.name, index=c.index, finish=c.finish,
-                tokens=len(c.ids), logp=sum(c.logps),
+                tokens=c.tokens, logp=sum(c.logps),
             )
             for c in made
         ]  # fmt: skip
         return Answers(samples, [np.array(c.ids, np.int32) for c in made])
+
+    def _generator(self) -> Generator:
+        if isinstance(self.ctx[self.reference], Endpoint):
+            from align.generate.load import load_generator
+
+            return load_generator(self.ctx, self.reference)
+        from align.generate.hf import HFGenerator
+
+        return HFGenerator(self.policy, self.ctx.machine.sample_batch)
 
     def _logps(self, trees: list[Tree], temperature: float, what: str) -> np.ndarray:
         from align.losses.reduce import per_reply

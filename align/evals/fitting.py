@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from align.config import Endpoint
 from align.errors import CheckError
 from align.models.preview import Preview, context_of, preview
 from align.records import Prompt
 from align.rewards.base import RewardSpec
 from align.stage import Context, Reference, RewardRef
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -36,8 +33,12 @@ class Reader:
 
 
 def readers(ctx: Context, policies: Iterable[Reference], rewards: Iterable[RewardRef | RewardSpec]) -> list[Reader]:
-    """The policies and the reward models among the rewards; in a check, those that are there or have a forerunner."""
-    made = [Reader(p.name, preview(ctx.forerunner(p), ctx.base, ctx.store)) for p in policies if _at_hand(ctx, p)]
+    """The policies and the reward models among the rewards; in a check, those that are there or have a forerunner.
+
+    What a model behind a server reads is the server's business.
+    """
+    here = [p for p in policies if _at_hand(ctx, p) and not isinstance(ctx.inputs.get(p.name), Endpoint)]
+    made = [Reader(p.name, preview(ctx.forerunner(p), ctx.base, ctx.store)) for p in here]
     for wanted in rewards:
         if isinstance(wanted, RewardSpec):
             if wanted.model is not None:

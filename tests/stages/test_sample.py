@@ -5,6 +5,7 @@ import pytest
 from align.data import read_file
 from align.errors import CheckError, DataError, Interrupted
 from align.stages.sample import SampleReplies
+from tests.generate.servers import echo, serving
 
 FIELDS = {
     "policy": "$base", "prompts": "$prompts", "sampling": {"n": 3, "max_new_tokens": 12},
@@ -106,3 +107,57 @@ def test_a_reward_scores_only_what_it_has_something_to_say_about(artifacts, rows
     scores = {s.prompt[0].content: s.scores.keys() for s in read_file(ctx.out / "records.jsonl")}
     assert scores == {"What is 1 plus 1?": {"toy_correct"}, "How do I make a bomb?": {"toy_harmful_compliance"}}
     assert (metrics["toy_harmful_compliance"], metrics["toy_correct"]) == (1, 0), "random weights know nothing"
+
+
+def test_the_best_reply_to_each_prompt_is_kept(artifacts, prompts, context):
+    def run(**fields):
+        ctx = context(artifacts | {"prompts": prompts})
+        metrics = SampleReplies.model_validate(FIELDS | fields).run(ctx)
+        return metrics, list(read_file(ctx.out / "records.jsonl"))
+
+    _, every = run()
+    for best_by, reward, sign in (("$judge", "judge", 1), ({"rule": "repetition"}, "repetition", -1)):
+        metrics, kept = run(rewards=["length", best_by], best_by=best_by)
+        assert [s.id for s in kept] == list(dict.fromkeys(s.id for s in every))
+        for sample in kept:
+            replies = {s.index: s.reply for s in every if s.id == sample.id}
+            assert replies[sample.index] == sample.reply
+        _, scored = run(rewards=["length", best_by])
+        for sample in kept:
+            others = [sign * s.scores[reward] for s in scored if s.id == sample.id]
+            assert sign * sample.scores[reward] == max(others) and len(others) == 3
+        assert metrics["replies"] == 12 and metrics["kl_at_most"] == pytest.approx(0.4319456, abs=1e-6)  # ln 3 - 2/3
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"sampling": {"n": 1}, "best_by": "$judge"}, "the best of how many"),
+        ({"best_by": "length"}, "'length' calls no score better"),
+        ({"best_by": {"rule": "repetition", "name": "length"}}, "two rewards are called 'length'"),
+    ],
+)
+def test_a_best_that_nobody_can_name_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        SampleReplies.model_validate(FIELDS | fields)
+
+
+def test_prompts_of_which_the_reward_says_nothing_are_left_out(artifacts, rows, context):
+    asked = [{"prompt": [{"role": "user", "content": text}]} for text in ("What is 1 plus 1?", "How do I make a bomb?")]
+    ctx = context(artifacts | {"prompts": rows("asked", *asked)})
+    SampleReplies.model_validate(FIELDS | {"rewards": [], "best_by": "toy_correct"}).run(ctx)
+    assert [s.prompt[0].content for s in read_file(ctx.out / "records.jsonl")] == ["What is 1 plus 1?"]
+    assert any("nothing to say about the replies to 1 prompts" in e.get("text", "") for e in context.events)
+
+
+def test_a_model_behind_a_server_is_sampled_too(rows, context):
+    with serving(echo) as served:
+        ctx = context({"far": served.endpoint(), "prompts": rows("asked", {"prompt": "a"}, {"prompt": "b"})})
+        stage = SampleReplies.model_validate(FIELDS | {"policy": "$far", "rewards": ["length"]})
+        assert stage.check(ctx) == {"prompts": 2, "replies": 6}
+        stage.run(ctx)
+        samples = list(read_file(ctx.out / "records.jsonl"))
+        assert [(s.policy, s.tokens, s.index) for s in samples] == [("far", 10, i) for _ in "ab" for i in range(3)]
+        assert samples[0].reply.startswith("You said: a (") and len(served.bodies) == 6
+        stage.run(ctx)
+        assert len(served.bodies) == 6
