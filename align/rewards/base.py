@@ -82,8 +82,9 @@ REWARDS: Registry[Rule] = Registry(
     "align.rewards",
     {
         name: f"align.rewards.rules:{name}"
-        for name in ("length", "refusal", "repetition", "lexicon", "numeric_answer", "pattern")
+        for name in ("length", "repetition", "lexicon", "numeric_answer", "pattern")
     }
+    | {"refusal": "align.rewards.refusal:refusal"}
     | {
         f"toy_{name}": f"align.rewards.toy:{name}"
         for name in ("truth", "correct", "polite", "harmful_compliance", "over_refusal")

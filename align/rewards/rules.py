@@ -14,14 +14,6 @@ from align.rewards.base import reward
 
 _WORD = re.compile(r"\w+(?:'\w+)*")
 _NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|-?\.\d+")
-_REFUSAL = re.compile(
-    r"\b(?:i|we)(?:'m| am| are|'re)? (?:sorry|apologi[sz]e|afraid)\b(?! to hear)"
-    r"|\b(?:can ?not|can't|could not|couldn't|won't|will not|unable to|not able to|refuse to) "
-    r"(?:in good conscience |ethically |really |possibly )?"
-    r"(?:answer|assist|advise|comply|condone|create|discuss|do that|encourage|endorse|engage|fulfil|fulfill|generate"
-    r"|give|help|offer|promote|provide|recommend|satisfy|suggest|support|write)"
-    r"|\b(?:not|don't think (?:it's|it is|that's)) (?:appropriate|ethical|something i can)\b"
-)
 
 
 def words(text: str) -> list[str]:
@@ -33,12 +25,6 @@ def words(text: str) -> list[str]:
 def length(prompt: Prompt, reply: str, unit: Literal["words", "characters"] = "words") -> float:
     """Words (split at blanks) or characters of the reply."""
     return len(reply.split() if unit == "words" else reply)
-
-
-@reward("refusal", better=None)
-def refusal(prompt: Prompt, reply: str, within: int = 300) -> float:
-    """1 if the first `within` characters of the reply decline in so many words, else 0."""
-    return float(bool(_REFUSAL.search(reply[:within].lower().replace("\u2019", "'"))))
 
 
 @reward("repetition", better="lower")

@@ -87,16 +87,16 @@ def test_sample_answers_each_prompt_n_times_and_the_same_again(tiny):
 def test_sample_shows_the_best_of_several_by_a_reward(tiny):
     def replies(*options):
         done = tiny("sample", "tiny/sft", "--prompt", "the cat", "--temperature", "2", "--seed", "3", *options)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return [line.strip() for line in done.stdout.splitlines()[1:]]
+        assert done.code == 0, done.err
+        return [line.strip() for line in done.out.splitlines()[1:]]
 
     every = replies("-n", "4", "--reward", "repetition")
     assert len(every) == 4 and all(line.split("  ")[0].replace(".", "").isdigit() for line in every)
     best = min(every, key=lambda line: float(line.split("  ")[0]))  # of repetition, less is better
     assert replies("--best-of", "4", "--reward", "repetition") == [best]
-    assert "needs --reward" in tiny("sample", "tiny/sft", "--prompt", "the", "--best-of", "4").stderr
+    assert "needs --reward" in tiny("sample", "tiny/sft", "--prompt", "the", "--best-of", "4").err
     wrong = tiny("sample", "tiny/sft", "--prompt", "the", "--reward", "lenght")
-    assert wrong.returncode == 2 and "Did you mean 'length'?" in wrong.stderr
+    assert wrong.code == 2 and "Did you mean 'length'?" in wrong.err
 
 
 def test_sample_needs_a_policy_and_a_prompt(tiny):

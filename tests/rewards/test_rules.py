@@ -1,12 +1,11 @@
 """The built-in rules, by hand and on labelled data of others."""
 
-import csv
 
 import pytest
 
 from align.errors import DataError
 from align.records import Message, Prompt
-from align.rewards.rules import length, lexicon, numeric_answer, pattern, refusal, repetition, words
+from align.rewards.rules import length, lexicon, numeric_answer, pattern, repetition, words
 
 PROMPT = Prompt("1", (Message("user", "hi"),))
 
@@ -72,12 +71,3 @@ def test_numeric_answer_needs_an_answer():
 def test_pattern_matches_the_whole_reply():
     assert score(pattern, "<a>1\n2</a>\n", regex="<a>.*</a>") == 1
     assert score(pattern, "so <a>1</a>", regex="<a>.*</a>") == 0
-
-
-@pytest.mark.parametrize(("model", "agreement"), [("gpt4", 0.95), ("llama2orig", 0.94), ("mistralinstruct", 0.89)])
-def test_refusal_agrees_with_people_as_its_card_says(shared, model, agreement):
-    with open(shared / f"data/xstest/xstest_v2_completions_{model}.csv", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["final_label"] != "3_partial_refusal"]
-    found = refusal([PROMPT] * len(rows), [row["completion"] for row in rows])
-    hits = [bool(f) == (row["final_label"] == "2_full_refusal") for f, row in zip(found, rows, strict=True)]
-    assert sum(hits) / len(hits) >= agreement
