@@ -84,16 +84,20 @@ def test_sample_answers_each_prompt_n_times_and_the_same_again(tiny):
     assert tiny(*command, "--seed", "1").out != first.out
 
 
-def test_sample_shows_the_best_of_several_by_a_reward(tiny):
+def test_sample_shows_the_best_of_several_by_a_reward(tiny, tmp_path):
+    (tmp_path / "reward_models").mkdir()
+    card = "{description: d, bad_at: b, rule: length, options: {unit: characters}, better: lower}"
+    (tmp_path / "reward_models" / "short.yaml").write_text(card)
+
     def replies(*options):
-        done = tiny("sample", "tiny/sft", "--prompt", "the cat", "--temperature", "2", "--seed", "3", *options)
+        done = tiny("sample", "tiny/sft", "--prompt", "the cat", "--temperature", "2", "--max-new-tokens", "8", *options)
         assert done.code == 0, done.err
         return [line.strip() for line in done.out.splitlines()[1:]]
 
-    every = replies("-n", "4", "--reward", "repetition")
-    assert len(every) == 4 and all(line.split("  ")[0].replace(".", "").isdigit() for line in every)
-    best = min(every, key=lambda line: float(line.split("  ")[0]))  # of repetition, less is better
-    assert replies("--best-of", "4", "--reward", "repetition") == [best]
+    every = replies("-n", "4", "--reward", "short")
+    scores = [int(line.split()[0]) for line in every]
+    assert len(set(scores)) > 1
+    assert replies("--best-of", "4", "--reward", "short") == [every[scores.index(min(scores))]]
     assert "needs --reward" in tiny("sample", "tiny/sft", "--prompt", "the", "--best-of", "4").err
     wrong = tiny("sample", "tiny/sft", "--prompt", "the", "--reward", "lenght")
     assert wrong.code == 2 and "Did you mean 'length'?" in wrong.err
