@@ -18,7 +18,7 @@ LAYERS = [
     ("losses",),
     ("data", "models"),
     ("train", "generate", "rewards", "evals"),
-    ("stages",),
+    ("stages", "web"),
     ("recipe", "bench"),
     ("plan", "launch", "runner", "worker"),
     ("cli",),

@@ -10,8 +10,10 @@ import sys
 import typer
 
 from align.cli import (
+    annotate,
     artifacts,
     bench,
+    chat,
     compare,
     constitution,
     data,
@@ -37,6 +39,7 @@ app = typer.Typer(
 for panel, verbs in {
     "Recipes": (run.run, plan.plan, new.new),
     "Results": (sample.sample, compare.compare, page.report, artifacts.history, artifacts.export, artifacts.gc),
+    "People": (annotate.annotate, chat.chat),
     "Reference": (describe.stages, describe.schema, doctor.doctor, bench.bench),
 }.items():
     for verb in verbs:

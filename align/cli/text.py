@@ -70,3 +70,12 @@ def place(path: Path | str) -> str:
     """A path relative to the working directory where it lies below it."""
     path = Path(path)
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def joined(address: str) -> str:
+    """An address as one name for a folder.
+
+    >>> joined("quickstart/result"), joined("../data/pairs.jsonl")
+    ('quickstart-result', 'data-pairs.jsonl')
+    """
+    return "-".join(part for part in Path(address).parts if part not in ("/", ".", ".."))

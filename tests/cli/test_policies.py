@@ -141,3 +141,39 @@ def test_export_writes_the_weights_of_the_artifact(tiny, tmp_path):
     assert written.keys() == kept.keys()
     assert all((written[name] == kept[name]).all() for name in kept)
     assert "tiny" in (tmp_path / "exported" / "README.md").read_text()
+
+
+def test_chat_with_two_keeps_votes_and_goes_on_with_the_better_reply(tiny, tmp_path, monkeypatch):
+    lines = iter(["the cat", "no such thing", "w1 the mat", "/u", "2", "the dog", "=", "/quit"])
+    monkeypatch.setattr("builtins.input", lambda *_: next(lines))
+    chatted = tiny("chat", "tiny/base", "tiny/sft", "--max-new-tokens", "8", "--out", "talk")
+    assert chatted.code == 0
+    assert "'no such thing': 1, 2: that reply is better" in chatted.out
+    assert "1 preferences, 0 demonstrations; 1 even pairs left out" in " ".join(chatted.out.split())
+    acts = [json.loads(line) for line in (tmp_path / "talk" / "votes.jsonl").read_text().splitlines()]
+    assert [next(iter(act)) for act in acts] == ["vote", "undo", "vote", "vote"]
+    first, second = acts[2]["vote"], acts[3]["vote"]
+    better = first["item"]["replies"][first["ranks"].index(0)]
+    assert first["shown"][1] == first["ranks"].index(0)
+    assert {source for reply in first["item"]["replies"] for source in reply["sources"]} == {"tiny/base", "tiny/sft"}
+    assert second["item"]["prompt"][1:] == [*better["messages"], {"role": "user", "content": "the dog"}]
+    (made,) = (tmp_path / "talk" / "preferences.jsonl").read_text().splitlines()
+    assert json.loads(made)["chosen"] == better["messages"]
+
+
+def test_chat_with_one_approves_and_corrects(tiny, tmp_path, monkeypatch):
+    lines = iter(["/u", "the cat", "/1", "the dog", "/w ran off"])
+
+    def typed(*_):
+        for line in lines:
+            return line
+        raise EOFError
+
+    monkeypatch.setattr("builtins.input", typed)
+    chatted = tiny("chat", "tiny/sft", "--system", "the mat", "--max-new-tokens", "8")
+    assert "there is nothing to undo" in chatted.out
+    kept = (tmp_path / "annotations" / "chat-tiny-sft" / "demonstrations.jsonl").read_text().splitlines()
+    turns = json.loads(kept[-1])["messages"]
+    assert [turn["content"] for turn in turns[:2]] == ["the mat", "the cat"]
+    assert turns[-1] == {"role": "assistant", "content": "ran off"}
+    assert tiny("chat", "tiny/sft", "tiny/sft").code == 2

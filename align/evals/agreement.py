@@ -1,0 +1,74 @@
+"""How far people (or judges) agree beyond chance."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Agreement beyond chance: 1 is perfect, 0 is what chance would give."""
+
+    measure: Literal["Cohen's kappa", "Krippendorff's alpha"]
+    value: float | None
+    """None where all judgements are the same one, so that chance would agree as well."""
+    low: float | None
+    """95 % interval (asymptotic), of kappa only."""
+    high: float | None
+    same: float
+    """Share of pairs of judgements on the same thing that are equal."""
+    n: int
+    """Things that two or more have judged."""
+
+
+def agreement(judgements: Mapping[str, Mapping[str, int]]) -> Agreement | None:
+    """Cohen's kappa of two raters, Krippendorff's alpha of more; None where no two have judged the same thing.
+
+    judgements: rater -> thing -> category. Raters need not have judged the same things.
+    """
+    things: dict[str, list[int]] = {}
+    for said in judgements.values():
+        for thing, category in said.items():
+            things.setdefault(thing, []).append(category)
+    shared = [categories for categories in things.values() if len(categories) > 1]
+    if not shared:
+        return None
+    same = sum(map(_agreeing, shared)) / sum(len(said) * (len(said) - 1) for said in shared)
+    if len(judgements) > 2:
+        return Agreement("Krippendorff's alpha", krippendorff_alpha(shared), None, None, same, len(shared))
+    first, second = judgements.values()
+    both = [thing for thing in first if thing in second]
+    value, low, high = cohen_kappa([first[thing] for thing in both], [second[thing] for thing in both])
+    return Agreement("Cohen's kappa", value, low, high, same, len(shared))
+
+
+def cohen_kappa(first: Sequence[int], second: Sequence[int]) -> tuple[float | None, float | None, float | None]:
+    """(kappa, low, high) of two raters' categories of the same things, with the asymptotic 95 % interval."""
+    from statsmodels.stats.inter_rater import cohens_kappa, to_table
+
+    if len({*first, *second}) < 2:
+        return None, None, None
+    found: Any = cohens_kappa(to_table(list(zip(first, second, strict=True)))[0])
+    low, high = max(-1.0, float(found.kappa_low)), min(1.0, float(found.kappa_upp))
+    return float(found.kappa), low, high
+
+
+def krippendorff_alpha(things: Sequence[Sequence[int]]) -> float | None:
+    """Alpha for nominal data, by coincidences (Krippendorff 2011), from the categories that each thing was given.
+
+    Raters may be missing; a thing with one category counts for nothing. None where there is one category only.
+    """
+    things = [said for said in things if len(said) > 1]
+    totals = Counter(category for said in things for category in said)
+    n = totals.total()
+    observed = n - sum(_agreeing(said) / (len(said) - 1) for said in things)
+    expected = n * n - sum(count * count for count in totals.values())
+    return 1 - (n - 1) * observed / expected if expected else None
+
+
+def _agreeing(said: Sequence[int]) -> int:
+    """Ordered pairs of equal categories."""
+    return sum(count * (count - 1) for count in Counter(said).values())
