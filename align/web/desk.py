@@ -177,10 +177,11 @@ class Chat(Desk):
         """Has every contestant answer; a single reply that nobody voted on counts as accepted."""
         talk = self._talk(annotator)
         said = talk.said
-        if talk.item is not None and len(talk.item.replies) > 1:
-            raise CheckError("first say which of the replies is better")
         if talk.item is not None:
-            said = (*talk.item.prompt, *talk.item.replies[0].messages)
+            reply, *others = talk.item.replies
+            if others:
+                raise CheckError("first say which of the replies is better")
+            said = (*talk.item.prompt, *reply.messages)
         talk.item = self._answered((*said, Message("user", text)))
         return talk.item
 

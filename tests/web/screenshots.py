@@ -25,19 +25,16 @@ Landlords are busy people, so it is important to be polite and patient. You coul
 meet that it has been a little cold lately. Most landlords appreciate a kind word and will get around to it!
 
 Remember that being rude never helps."""
-SHORT = "Write to your landlord that the heating is broken."
 
 
 def write_example(folder: Path) -> Path:
-    """Replies of three policies to one prompt, and a few prompts more for the progress bar."""
+    """Replies of two policies to one prompt, and a few prompts more for the progress bar."""
+    replies = [("heating", QUESTION, LETTER, "dpo"), ("heating", QUESTION, HINT, "sft")]
+    replies += [(f"{i}", f"Question {i}", f"Reply of {policy}", policy) for i in range(23) for policy in ("dpo", "sft")]
     rows = [
-        {"kind": "sample", "id": "heating", "prompt": [{"role": "user", "content": QUESTION}], "reply": reply,
-         "policy": policy}
-        for policy, reply in (("dpo", LETTER), ("sft", HINT))
-    ]  # fmt: skip
-    for i in range(23):
-        asked = [{"role": "user", "content": f"Question {i}"}]
-        rows += [{"kind": "sample", "id": str(i), "prompt": asked, "reply": f"Reply {j}", "policy": "x"} for j in (0, 1)]
+        {"kind": "sample", "id": id, "prompt": [{"role": "user", "content": asked}], "reply": reply, "policy": policy}
+        for id, asked, reply, policy in replies
+    ]
     file = folder / "replies.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file

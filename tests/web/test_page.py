@@ -145,7 +145,9 @@ def test_hostile_text_is_text(start, visit, tmp_path):
     assert page.locator("#results img").count() == 0
     assert page.title() == "align"
     # Were it written as markup, the policy would stop it.
-    stopped = page.evaluate("() => { try { document.body.innerHTML = '<b>x</b>' } catch (error) { return error.name } }")
+    stopped = page.evaluate(
+        "() => { try { document.body.innerHTML = '<b>x</b>' } catch (error) { return error.name } }"
+    )
     assert stopped == "TypeError"
     visit.complaints.clear()
     (made,) = kept(tmp_path, "demonstrations")
