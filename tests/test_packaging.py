@@ -34,7 +34,7 @@ def test_an_installed_wheel_plans_the_quickstart_in_an_empty_folder(tmp_path):
     for folder in ("recipes", "reward_models"):
         files = {p.relative_to(ROOT / folder).as_posix() for p in (ROOT / folder).rglob("*.yaml")}
         assert files and {f"align/_{folder}/{name}" for name in files} <= set(inside)
-    assert "align/cli/starter.yaml" in inside
+    assert {"align/cli/starter.yaml", *(f"align/web/page.{kind}" for kind in ("html", "css", "js"))} <= set(inside)
     _run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel))
     environment = os.environ | {"PYTHONPATH": str(site)}
     where = _run(sys.executable, "-P", "-c", "import align; print(align.__file__)", cwd=empty, env=environment)

@@ -15,7 +15,7 @@ from rich.text import Text
 from align.cli.annotate import Opened, Port, Ties, VotesFolder, show, vote_on_page
 from align.cli.options import policy_source, with_machine
 from align.cli.text import joined
-from align.config import Sampling
+from align.config import Endpoint, Sampling
 from align.errors import AlignError, CheckError, RecipeError
 from align.machine import Machine
 from align.store import Store
@@ -32,7 +32,8 @@ ONE = "/1: good as it is   /w TEXT: what it should have been   /u: undo   /new  
 @with_machine
 def chat(
     policies: Annotated[
-        list[str], typer.Argument(metavar="A [B]", help="Artifacts, model folders, hub names; one or two.")
+        list[str],
+        typer.Argument(metavar="A [B]", help="Artifacts, model folders, hub names, or MODEL@http://SERVER/v1."),
     ],
     system: Annotated[str | None, typer.Option(help="System message of every conversation.")] = None,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 1.0,
@@ -74,6 +75,11 @@ def chat(
 
 def _generator(name: str, settings: Machine) -> Generator:
     store = Store(settings.store)
+    model, at, server = name.partition("@")
+    if at and server.startswith("http"):
+        from align.generate.endpoint import EndpointGenerator
+
+        return EndpointGenerator(Endpoint(endpoint=server, name=model), store, name)
     source = policy_source(store, name)
     from align.generate.hf import HFGenerator
     from align.models.policy import load_policy

@@ -52,7 +52,7 @@ def visit(chromium):
         page.goto(address)
         page.fill("#annotator", name)
         page.keyboard.press("Enter")
-        page.wait_for_selector(".reply, #over:not([hidden])")
+        page.wait_for_selector("#work:not([hidden])")
         return page
 
     make.complaints = complaints
@@ -182,6 +182,37 @@ def test_ranking_several_with_ties_a_flag_and_a_comment_by_keyboard_alone(start,
     counts(page, "1 of 1")
     assert not (tmp_path / "votes" / "preferences.jsonl").exists()
     assert '"flagged": true' in (tmp_path / "votes" / "votes.jsonl").read_text()
+
+
+def test_a_chat_with_two_served_models_goes_on_with_the_better_one(visit, tmp_path):
+    from tests.generate.servers import serving
+    from tests.web.pages import Server
+
+    def reply(body):
+        said = f"{body['model']} on turn {len(body['messages'])}"
+        return {"message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
+
+    with serving(reply) as served:
+        models = [f"{name}@{served.address}" for name in "AB"]
+        server = Server(tmp_path, "chat", *models, "--page", "--out", "votes")
+        try:
+            page = visit(server.address, "ann")
+            for turn in (1, 3):
+                page.fill("#text", "and now?")
+                page.keyboard.press("Enter")
+                page.wait_for_selector("#reply-1")
+                assert f"on turn {turn}" in page.inner_text("#reply-0")
+                press_better(page, "B on")
+                page.wait_for_selector("#composer:not([hidden])")
+                counts(page, f"{(turn + 1) // 2} voted")
+            assert page.inner_text("#conversation .turn:last-child").endswith("B on turn 3")
+            page.keyboard.press("Escape")
+            page.keyboard.press("n")
+            page.wait_for_selector("#conversation:empty", state="attached")
+        finally:
+            server.kill()
+    assert [one.chosen[0].content for one in kept(tmp_path)] == ["B on turn 1", "B on turn 3"]
+    assert kept(tmp_path)[1].prompt[1].content == "B on turn 1"
 
 
 def test_replies_stand_beside_each_other_where_there_is_room(start, visit):
