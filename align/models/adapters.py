@@ -2,6 +2,9 @@
 
 PEFT adds every active adapter's output, so a stack is the sum of its parts. What PEFT does not keep is who trains: to
 activate adapters it switches gradients on for those and off for all others. So nobody but this class activates any.
+
+Further adapters may lie beside the stack, under names of their own: a critic's, a reward model's, a frozen copy. They
+are silent until somebody makes them active.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -59,7 +62,10 @@ class Adapters:
         )
 
     def load(self, folder: Path, name: str | None = None) -> str:
-        """Puts a saved adapter, frozen, on top of the stack. Missing and unexpected tensors are fatal."""
+        """Puts a saved adapter, frozen, on top of the stack, or beside it under a name of its own.
+
+        Missing and unexpected tensors are fatal.
+        """
         config = cast(LoraConfig, LoraConfig.from_pretrained(str(folder)))
         config.task_type = _task(self.model)
         name = self._insert(config, name)
@@ -72,33 +78,40 @@ class Adapters:
         set_peft_model_state_dict(self._peft, weights, adapter_name=name)
         return name
 
-    def freeze_copy(self, name: str) -> None:
-        """Keeps the adapter as it is now under the name `reference`, silent unless made active."""
+    def add_beside(self, name: str, like: str, seed: int) -> None:
+        """Puts a new adapter, which computes zero until trained, beside the stack, in the shape of another one."""
         assert self._peft is not None
-        self._insert(cast(LoraConfig, self._peft.peft_config[name]), REFERENCE)
-        set_peft_model_state_dict(self._peft, self.state(name), adapter_name=REFERENCE)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self._insert(cast(LoraConfig, self._peft.peft_config[like]), name)
+
+    def freeze_copy(self, name: str) -> None:
+        """Keeps the adapter as it is now beside the stack, under the name `reference`."""
+        self.add_beside(REFERENCE, like=name, seed=0)
+        set_peft_model_state_dict(cast(PeftModel, self._peft), self.state(name), adapter_name=REFERENCE)
 
     def inherited(self, own: str | None) -> list[str]:
         """The adapters that speak for the policy as it was before `own` was trained."""
         copied = [REFERENCE] if own and self._peft and REFERENCE in self._peft.peft_config else []
         return [name for name in self.names if name != own] + copied
 
-    def train(self, name: str | None) -> None:
-        """From now on exactly this adapter's tensors get gradients, and the model's own get none."""
+    def train(self, *names: str) -> None:
+        """From now on exactly these adapters' tensors get gradients, and the model's own get none."""
         for path, parameter in self.model.named_parameters():
-            parameter.requires_grad_(name is not None and name in path.split("."))
+            parameter.requires_grad_(not set(names).isdisjoint(path.split(".")))
+
+    def save_memory(self) -> None:
+        """Computes activations again in the backward pass, by the adapters that were active in the forward pass."""
+        self.model.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": self._forward_and_repetition})
+        self.model.enable_input_require_grads()
 
     @contextmanager
     def active(self, names: Sequence[str]) -> Iterator[None]:
-        """Within it exactly these adapters speak; who trains is the same before, within and after.
-
-        With activation checkpointing, what is computed within must also run backward within: the forward pass is
-        repeated then, by the adapters that are active then.
-        """
-        if self._peft is None:
+        """Within it exactly these adapters speak; who trains is the same before, within and after."""
+        before = self._speaking()
+        if before == list(names):
             yield
             return
-        before = list(cast(Any, self._peft.base_model).active_adapters)
         self._activate(names)
         try:
             yield
@@ -110,9 +123,9 @@ class Adapters:
         assert self._peft is not None
         return get_peft_model_state_dict(self._peft, adapter_name=name, save_embedding_layers=False)
 
-    def hashes(self) -> tuple[str, ...]:
-        """Names each adapter of the stack by its tensors."""
-        return tuple(_hash(self.state(name)) for name in self.names)
+    def hashes(self, names: Sequence[str] | None = None) -> tuple[str, ...]:
+        """Names each of these adapters, by default those of the stack, by its tensors."""
+        return tuple(_hash(self.state(name)) for name in (self.names if names is None else names))
 
     def save(self, name: str, folder: Path, base: str | None = None) -> None:
         """Writes one adapter as a PEFT folder. base: what it says it belongs on."""
@@ -144,11 +157,18 @@ class Adapters:
             self._peft = PeftModel(self.model, config, adapter_name=added)
         else:
             self._peft.add_adapter(added, config)
-        if added != REFERENCE:
+        if name is None:
             self.names.append(added)
         self._activate(self.names)
-        self.train(None)
+        self.train()
         return added
+
+    def _speaking(self) -> list[str]:
+        return [] if self._peft is None else list(cast(Any, self._peft.base_model).active_adapters)
+
+    def _forward_and_repetition(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """The surroundings of a checkpointed layer's forward pass, and of its repetition before the backward pass."""
+        return nullcontext(), self.active(self._speaking())
 
     def _activate(self, names: Sequence[str]) -> None:
         assert self._peft is not None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from align.data.tree import Batch
 from align.models.heads import Reward
-from align.models.logprobs import LanguageModel, RewardModel
+from align.models.logprobs import LanguageModel, RewardModel, scores
+from align.models.shared import Adapted
 
 
 class Assessed(NamedTuple):
@@ -24,25 +24,33 @@ class Assessed(NamedTuple):
 
 
 class ActorCritic(nn.Module):
-    """A policy, and perhaps a critic: another backbone, or a head on the policy's own (`shared`).
+    """A policy, and perhaps a critic: another backbone, adapters on the policy's own, or a head on what the policy
+    itself computes (`shared`).
 
     One module with one forward, because DDP and FSDP see only what goes through it.
     """
 
-    def __init__(self, actor: LanguageModel, critic: RewardModel | None = None, head: nn.Linear | None = None):
+    def __init__(
+        self,
+        actor: LanguageModel,
+        critic: RewardModel | Adapted | None = None,
+        critic_head: nn.Linear | None = None,
+    ):
         super().__init__()
-        self.actor, self.critic, self.head = actor, critic, head
+        self.actor, self.critic, self.critic_head = actor, critic, critic_head
 
-    def forward(self, batch: Batch, temperature: float = 1.0, entropy: bool = False) -> Assessed:
-        """Log-probs (and entropies) under logits / temperature, and values, of the batch's scored tokens."""
+    def forward(self, batch: Batch, temperature: float = 1.0, entropy: bool = False, assess: bool = True) -> Assessed:
+        """What is said about the batch's scored tokens, log-probs and entropies under logits / temperature.
+
+        assess: whether the critic is asked too.
+        """
         hidden = self.actor.before(batch)
         logp, spread = self.actor.project(hidden, batch, temperature, entropy)
         values = None
-        if self.critic is not None:
+        if assess and self.critic is not None:
             values = self.critic(batch, before=True)
-        elif self.head is not None:
-            with torch.autocast(hidden.device.type, enabled=False):
-                values = self.head(hidden.float())[:, 0]
+        elif assess and self.critic_head is not None:
+            values = scores(hidden, self.critic_head)
         return Assessed(logp, spread, values)
 
 

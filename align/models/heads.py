@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from align.config import Lora, Model
 from align.data.tree import Reply, Tree, collate
@@ -51,21 +51,12 @@ class Reward(Loaded):
             raise ContractError(f"{self.contract.maker}: a {type(self.model).__name__} has no linear head of one score")
         return head
 
-    @torch.no_grad()
     def measure(self, ids: list[int]) -> list[float]:
         """The score of a row of ids, read at its last token."""
-        tree = Tree("", np.array([], np.int32), (Reply(np.array(ids, np.int32)),))
-        batch = collate([tree], layout="plain", pad=self.contract.pad).to(self.model.device)
-        was = self.model.training
-        self.model.eval()
-        score = self.module(batch)
-        self.model.train(was)
-        return score.tolist()
+        return score_of(self.module, self.model, ids, self.contract.pad)
 
     def read_head(self, folder: Path) -> None:
-        if not (folder / HEAD).is_file():
-            raise ContractError(f"{folder}: the score head is missing: there is no {HEAD}")
-        state = load_file(folder / HEAD)
+        state = saved_head(folder)
         self.score_head.to(state["weight"].dtype).load_state_dict(state)
 
     def prepare(self, lora: Lora | None, handover: Handover, seed: int) -> None:
@@ -89,6 +80,25 @@ class Reward(Loaded):
         if headers(place).get(name, {}).get("shape") != shape:
             raise ContractError(f"{place}: the score head was not saved: no tensor {name} of shape {shape}")
         return contract
+
+
+def saved_head(folder: Path) -> dict[str, Tensor]:
+    """The tensors of the score head that lies beside an adapter."""
+    if not (folder / HEAD).is_file():
+        raise ContractError(f"{folder}: the score head is missing: there is no {HEAD}")
+    return load_file(folder / HEAD)
+
+
+@torch.no_grad()
+def score_of(module: nn.Module, backbone: nn.Module, ids: list[int], pad: int) -> list[float]:
+    """The score that a reward model gives a row of ids, in evaluation mode."""
+    tree = Tree("", np.array([], np.int32), (Reply(np.array(ids, np.int32)),))
+    batch = collate([tree], layout="plain", pad=pad).to(next(backbone.parameters()).device)
+    was = backbone.training
+    backbone.eval()
+    score = module(batch)
+    backbone.train(was)
+    return score.tolist()
 
 
 def load_reward(

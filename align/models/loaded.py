@@ -166,6 +166,17 @@ class Loaded(ABC):
                 parameter.data = data
 
 
+def bottom(named: dict[str, Any], store: Store | None) -> dict[str, Any]:
+    """What lies beneath all adapters of a model, from how an adapter names its base: the model itself, where it has
+    full weights, adapters merged into others, or a model from outside."""
+    if named.get("merge") or "model" in named:
+        return named
+    found = store.find(named["artifact"]) if store is not None else None
+    if found is None or not (found.path / BASE).is_file():
+        return named
+    return bottom(json.loads((found.path / BASE).read_text()), store)
+
+
 def check_handover(
     source: Artifact | Model, lora: Lora | None, handover: Handover, base: Path | None = None
 ) -> None:

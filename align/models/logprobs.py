@@ -197,6 +197,11 @@ class RewardModel(nn.Module):
         """
         head = _without_peft(self.model).score
         hidden = hidden_states(self.model, batch).index_select(0, batch.source if before else batch.last)
-        with torch.autocast(hidden.device.type, enabled=False):  # in bfloat16 scores lie 1/64 apart
-            bias = None if head.bias is None else head.bias.float()
-            return torch.nn.functional.linear(hidden.float(), head.weight.float(), bias)[:, 0]
+        return scores(hidden, head)
+
+
+def scores(hidden: Tensor, head: nn.Linear) -> Tensor:
+    """(N,) what a head of one score says of hidden states (N, D), in float32: in bfloat16 scores lie 1/64 apart."""
+    with torch.autocast(hidden.device.type, enabled=False):
+        bias = None if head.bias is None else head.bias.float()
+        return torch.nn.functional.linear(hidden.float(), head.weight.float(), bias)[:, 0]

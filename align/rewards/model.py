@@ -14,6 +14,7 @@ from align.data.tree import Reply, Tree
 from align.models.heads import Reward as RewardModel
 from align.models.heads import load_reward
 from align.models.preview import context_of
+from align.models.shared import Lodger
 from align.records import Message, Prompt
 from align.rewards.base import Better
 from align.stage import Context
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 class TrainedReward:
     """A reward model's score of each reply, read at its end; NaN where prompt and reply exceed its context."""
 
-    model: RewardModel
+    model: RewardModel | Lodger
     name: str
     max_tokens: int
     """Tokens of one micro-batch."""

@@ -21,6 +21,7 @@ class PPO(Online):
     """
 
     name = "ppo"
+    version = 2
     usual_lr = 1e-6
 
     advantage: Advantage = "gae"
@@ -48,6 +49,8 @@ class PPO(Online):
         for name in inert if self.advantage != "gae" else ():
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} has no effect with advantage: {self.advantage}")
+        if self.normalize_rewards and self.advantage == "grpo" and self.kl.where == "loss":
+            raise ValueError("normalize_rewards has no effect with advantage: grpo, which scales by the group")
         if self.advantage == "reinforce++" and self.whiten_advantages is False:
             raise ValueError("advantage: reinforce++ is whitened: that is its baseline")
         return self
@@ -60,7 +63,7 @@ class PPO(Online):
     def run(self, ctx: Context) -> dict[str, float]:
         from align.train.credit import Credit
         from align.train.online import Loop
-        from align.train.online_setup import learner_of, setting
+        from align.train.online_setup import demonstrations, learner_of, setting
 
         whiten = self.whiten_advantages
         credit = Credit(
@@ -68,8 +71,9 @@ class PPO(Online):
             self.advantage not in GROUPED if whiten is None else whiten,
         )  # fmt: skip
         player, prompts, held_out = setting(ctx, self, critic=self.value if self.advantage == "gae" else None)
-        learner = learner_of(ctx, self, player, {"critic.": self.value.lr, "head.": self.value.lr})
-        return Loop(ctx, self, learner, player, credit, self._objective, prompts, held_out).run()
+        learner = learner_of(ctx, self, player, {"critic": self.value.lr, "critic_head": self.value.lr})
+        shown = demonstrations(ctx, self, player.policy.chat, player.policy.model.config)
+        return Loop(ctx, self, learner, player, credit, self._objective, prompts, held_out, shown).run()
 
     def _objective(self, coefficient: float, on_policy: float | None) -> Objective:
         from align.train.objectives import proximal_policy

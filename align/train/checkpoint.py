@@ -75,6 +75,21 @@ def load(folder: Path, learner: Learner) -> dict[str, Any] | None:
     return marker["state"]
 
 
+def keep_weights(file: Path, learner: Learner) -> None:
+    """Writes the weights that train to a file, all or nothing, for `restore_weights`."""
+    draft = file.with_suffix(".draft")
+    torch.save({name: p.detach().cpu() for name, p in learner.trainable.items()}, draft)
+    draft.replace(file)
+
+
+@torch.no_grad()
+def restore_weights(file: Path, learner: Learner) -> None:
+    """Goes back to the weights of a file."""
+    saved = torch.load(file, map_location="cpu", weights_only=True)
+    for name, p in learner.trainable.items():
+        p.copy_(saved[name])
+
+
 def _state(learner: Learner) -> dict[str, Any]:
     """Weights and optimizer state by parameter name. A tensor without gradients so far has no optimizer state."""
     names = _names(learner)

@@ -72,6 +72,28 @@ class Credit:
         return [replace(tree, replies=tuple(map(numbered, tree.replies))) for tree in trees]
 
 
+@dataclass(frozen=True)
+class Moments:
+    """Mean and variance of all numbers seen so far."""
+
+    count: int = 0
+    mean: float = 0.0
+    deviations: float = 0.0
+    """The sum of squared differences from the mean."""
+
+    def joined(self, values: np.ndarray) -> Moments:
+        """With further numbers: the update of Chan, Golub and LeVeque (1979), which no large mean can spoil."""
+        count, mean = self.count + values.size, float(values.mean())
+        shift = mean - self.mean
+        between = shift**2 * self.count * values.size / count
+        deviations = self.deviations + float(((values - mean) ** 2).sum()) + between
+        return Moments(count, self.mean + shift * values.size / count, deviations)
+
+    def normal(self, values: np.ndarray) -> np.ndarray:
+        """The numbers at mean 0 and variance 1."""
+        return (values - self.mean) / np.sqrt(self.deviations / self.count + 1e-8)
+
+
 def _mask(replies: Sequence[Reply]) -> Tensor:
     """(K, T): True on a reply's tokens. By their number alone: a stop id inside a reply or a pad id mean nothing."""
     counts = torch.tensor([len(reply.ids) for reply in replies])

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from align.data.tree import Tree
 from align.errors import CheckError, Interrupted, TrainingError, suggestion
@@ -92,7 +91,7 @@ def fit(
     result = {name: value for name, value in state["last"].items() if name not in ("lr", "grad_norm")}
     if validation and validation.keep == "best":
         learner.accelerator.wait_for_everyone()
-        _restore(_best_file(ctx, state["best"]["best_step"]), learner)
+        checkpoints.restore_weights(_best_file(ctx, state["best"]["best_step"]), learner)
         result |= state["best"]
     return result
 
@@ -110,7 +109,7 @@ def _validate(
     if validation.keep == "best" and (state["best"] is None or sign * metrics[name] > sign * state["best"][name]):
         state["best"] = metrics | {"best_step": float(learner.step)}
         if learner.accelerator.is_main_process:
-            _keep(_best_file(ctx, learner.step), learner)
+            checkpoints.keep_weights(_best_file(ctx, learner.step), learner)
             for old in ctx.work.glob("best-*.pt"):
                 if old not in (_best_file(ctx, learner.step), _best_file(ctx, state.get("anchor") or 0)):
                     old.unlink()
@@ -127,19 +126,6 @@ def _check_metric(validation: Validation | None, metrics: dict[str, float]) -> N
 def _best_file(ctx: Context, step: float) -> Path:
     """Weights by the step they are of, so that what a checkpoint calls best is there when a run goes on from it."""
     return ctx.work / f"best-{int(step):08d}.pt"
-
-
-def _keep(file: Path, learner: Learner) -> None:
-    draft = file.with_suffix(".draft")
-    torch.save({name: p.detach().cpu() for name, p in learner.trainable.items()}, draft)
-    draft.replace(file)
-
-
-@torch.no_grad()
-def _restore(file: Path, learner: Learner) -> None:
-    saved = torch.load(file, map_location="cpu", weights_only=True)
-    for name, p in learner.trainable.items():
-        p.copy_(saved[name])
 
 
 def _longest(trees: Sequence[Tree], learner: Learner) -> Sequence[Tree]:

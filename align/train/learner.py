@@ -88,52 +88,63 @@ class Learner:
         seed: int = 0,
         rates: Mapping[str, float] | None = None,
     ):
-        """rates: learning rates of parts of their own, by how their parameters' names begin, clipped by themselves."""
+        """rates: learning rates of parts of their own, by a component of their parameters' names such as `critic`;
+        each part is clipped by itself."""
         self.optim, self.lr, self.steps, self.accelerator, self.machine = optim, lr, steps, accelerator, machine
         self.layout: Layout = layout
         self.pad, self.seed, self.step = pad, seed, 0
         self.trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
         if not self.trainable:
             raise TrainingError("nothing to train: every parameter is frozen")
-        self._groups = _grouped(self.trainable, {"": lr, **(rates or {})})
+        self._groups = _grouped(self.trainable, lr, rates or {})
         self.module, self.optimizer = accelerator.prepare(module, self._adamw())
         self._start: dict[str, Tensor] | None = {name: _fingerprint(p) for name, p in self.trainable.items()}
         self._moves = 0
         self.unrouted: list[str] = []
         """Experts that no token of the first updates went to."""
 
-    def update(self, objective: Objective, trees: Sequence[Tree]) -> dict[str, float]:
+    def update(
+        self, objective: Objective, trees: Sequence[Tree], beside: tuple[Objective, Sequence[Tree]] | None = None
+    ) -> dict[str, float]:
         """One optimizer step on these trees: its metrics, averaged over the whole step.
+
+        beside: a further term with trees of its own, which counts nothing: its sum is added to the other's.
 
         Raises TrainingError, before the weights change, if a loss or the gradient is not finite; and when some
         trainable tensor has not moved after three updates.
         """
+        terms = [*([beside] if beside else []), (objective, trees)]
         share = schedule(self.optim, self.step, self.steps)
         rate = self.lr * share
         for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * share
-        losses = self.backward(objective, trees)
-        step = _reduce(losses, self.accelerator)
+        work = [(rows, self.backward(term, rows, last=term is objective)) for term, rows in terms]
+        sums = [_reduce(losses, self.accelerator) for _, losses in work]
+        step = {name: value for found in sums for name, value in found.items()}
+        step["total"] = sum(found["total"] for found in sums)
         self._divide_gradients(step["count"])
         norm = math.hypot(*(self._clip(part) for _, part in self._groups))
         metrics = _means(step) | {"grad_norm": norm, "lr": rate}
         if not (math.isfinite(metrics["loss"]) and math.isfinite(norm)):
-            raise TrainingError(self._nan(losses, trees, metrics))
+            raise TrainingError(self._nan(work, metrics))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self._check_moved(rate)
         return metrics
 
-    def backward(self, objective: Objective, trees: Sequence[Tree]) -> list[Loss]:
-        """Adds the gradients of the summed loss of these trees, in micro-batches; this rank's losses, detached."""
+    def backward(self, objective: Objective, trees: Sequence[Tree], last: bool = True) -> list[Loss]:
+        """Adds the gradients of the summed loss of these trees, in micro-batches; this rank's losses, detached.
+
+        last: whether no more gradients will be added, so that ranks exchange them.
+        """
         self.module.train()
         torch.manual_seed(seed_of(self.seed, "step", self.step, self.accelerator.process_index))
         parts = self._parts(trees)
         losses = []
         for i, (rows, weight) in enumerate(parts):
             batch = collate(rows, self.layout, self.pad).to(self.accelerator.device)
-            with nullcontext() if i == len(parts) - 1 else self.accelerator.no_sync(self.module):
+            with nullcontext() if last and i == len(parts) - 1 else self.accelerator.no_sync(self.module):
                 loss = objective(self.module, batch)
                 self.accelerator.backward(loss.total * weight)
             losses.append(loss.detached(weight))
@@ -180,9 +191,9 @@ class Learner:
             if p.grad is not None:
                 p.grad.mul_(factor)
 
-    def _nan(self, losses: list[Loss], trees: Sequence[Tree], metrics: dict[str, float]) -> str:
-        parts = [rows for rows, _ in self._parts(trees)]
-        bad = [t.id for rows, loss in zip(parts, losses, strict=True) if not loss.total.isfinite() for t in rows]
+    def _nan(self, work: Sequence[tuple[Sequence[Tree], list[Loss]]], metrics: dict[str, float]) -> str:
+        pairs = [zip(self._parts(trees), losses, strict=True) for trees, losses in work]
+        bad = [t.id for pair in pairs for part, loss in pair if not loss.total.isfinite() for t in part.trees]
         rank = f" of rank {self.accelerator.process_index}" if self.accelerator.num_processes > 1 else ""
         rows = ", ".join(bad[:16]) or f"none{rank} alone: the gradient overflowed, or it was another rank's"
         return (
@@ -224,11 +235,14 @@ class Learner:
         self.step, self._start = step, None
 
 
-def _grouped(named: Mapping[str, nn.Parameter], rates: Mapping[str, float]) -> list[tuple[float, list[nn.Parameter]]]:
-    """(learning rate, parameters) of each part: a parameter belongs to the longest beginning of its name."""
-    owner = {name: max((start for start in rates if name.startswith(start)), key=len) for name in named}
-    parts = [(rate, [p for name, p in named.items() if owner[name] == start]) for start, rate in rates.items()]
-    return [(rate, part) for rate, part in parts if part]
+def _grouped(
+    named: Mapping[str, nn.Parameter], lr: float, rates: Mapping[str, float]
+) -> list[tuple[float, list[nn.Parameter]]]:
+    """(learning rate, parameters) of each part; what belongs to none comes first."""
+    owner = {name: next((part for part in rates if part in name.split(".")), None) for name in named}
+    parts = [(rates[part] if part else lr, part) for part in (None, *rates)]
+    made = [(rate, [p for name, p in named.items() if owner[name] == part]) for rate, part in parts]
+    return [(rate, part) for rate, part in made if part]
 
 
 def _fingerprint(p: Tensor) -> Tensor:

@@ -158,6 +158,17 @@ def proximal_policy(
     return objective
 
 
+def demonstrated(weight: float) -> Objective:
+    """The supervised term of PPO-ptx, for a step of which another objective makes the rest: it adds `weight` times the
+    sum over scored tokens to that step's loss, and nothing to its count."""
+
+    def objective(model: nn.Module, batch: Batch) -> Loss:
+        losses = language.nll(model(batch, assess=False).logp)
+        return Loss(weight * losses.sum(), losses.new_zeros(()), {"ptx_loss": _mean(losses)})
+
+    return objective
+
+
 def _check_on_policy(ratio: Tensor, tolerance: float) -> None:
     """Raises TrainingError unless the model says of sampled tokens what it said when they were measured."""
     error = float((ratio - 1).abs().max())

@@ -13,12 +13,13 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from align.data import write
-from align.data.tree import Reply, Tree
+from align.data.tree import Reply, Tree, collate
 from align.errors import Interrupted, TrainingError
 from align.generate.base import Progress
 from align.losses.divergence import adapted
@@ -26,11 +27,13 @@ from align.records import Prompt
 from align.stage import Context
 from align.train import checkpoint as checkpoints
 from align.train import readings
-from align.train.credit import Credit
-from align.train.fit import SAVE_SECONDS
+from align.train.credit import Credit, Moments
+from align.train.fit import rows_of
+from align.train.hacking import Watch
 from align.train.learner import Learner
-from align.train.objectives import Objective
+from align.train.objectives import Objective, demonstrated
 from align.train.online_fields import Online
+from align.train.pace import Clock
 from align.train.rollout import Player, Turn, tokens
 
 ON_POLICY = {"float32": 1e-3, "bfloat16": 0.5}
@@ -54,6 +57,8 @@ class Loop:
     """The objective at a coefficient of KL; and, before the first update, at a largest |ratio - 1|."""
     prompts: Sequence[Prompt]
     held_out: Sequence[Prompt]
+    demonstrations: Sequence[Tree] = ()
+    """What `ptx` learns from."""
     state: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -66,16 +71,17 @@ class Loop:
 
         Raises Interrupted, with all that is complete saved, when `ctx.stopping()`.
         """
-        new = {"coefficient": self.stage.kl.coefficient, "before": None, "last": {}}
-        self.state = checkpoints.load(self._folder, self.learner) or new
+        new = {"coefficient": self.stage.kl.coefficient, "scores": vars(Moments()), "before": None, "last": {}}
+        self.state = checkpoints.load(self._folder, self.learner) or new | {"stopped": []}
         if self.step:
             self.ctx.note(f"going on after step {self.step} of {self.stage.steps}")
         elif self.held_out:
             self.state["before"] = self._examine()
-        clock = _Clock(self)
-        while self.step < self.stage.steps:
+            self._trust()
+        clock = Clock(self.learner, self.stage)
+        while self.step < self.stage.steps and not self.state["stopped"]:
             self._advance(clock)
-            if self.step == self.stage.steps:
+            if self.step == self.stage.steps or self.state["stopped"]:
                 break
             stop = self.learner.any_rank(bool(self.ctx.stopping()))
             if stop or clock.save_due():
@@ -84,7 +90,7 @@ class Loop:
                 raise Interrupted(signal.SIGINT, f"stopped after step {self.step} of {self.stage.steps}; it is saved")
         return self._result()
 
-    def _advance(self, clock: _Clock) -> None:
+    def _advance(self, clock: Clock) -> None:
         """One step, from its prompts to its event."""
         begun = time.monotonic()
         turns = self._play(self._chosen(), self.ctx.seed_of("rollout", self.step), self.stage.sampling.n, "rollout")
@@ -92,7 +98,8 @@ class Loop:
         if self.step == 0:
             self._check_reference(turns)
         coefficient = self.state["coefficient"]
-        trees = self.credit.assign([t.tree for t in turns], np.array([t.scores for t in turns]), coefficient)
+        scores = self._normalized(np.array([t.scores for t in turns]))
+        trees = self.credit.assign([t.tree for t in turns], scores, coefficient)
         if self.step == 0:
             self.learner.rehearse(self.objective(coefficient, None), self._longest(trees[0]))
         metrics = readings.of_turns(turns) | readings.of_credit(trees) | {"kl_coefficient": coefficient}
@@ -100,12 +107,12 @@ class Loop:
         if self.stage.kl.target:
             self.state["coefficient"] = adapted(coefficient, metrics["kl"], self.stage.kl.target)
         self.state["last"] = metrics
-        speed = clock.read(turns, played - begun, time.monotonic() - played)
+        step, speed = self.step, clock.read(turns, played - begun, time.monotonic() - played)
         self._keep_samples(turns)
         every = self.stage.held_out.every if self.stage.held_out else None
-        if every and self.step % every == 0 and self.step < self.stage.steps:
-            metrics = metrics | {f"held_out_{name}": value for name, value in readings.values(self._examine()).items()}
-        self.ctx.emit("step", step=self.step, steps=self.stage.steps, **metrics, **speed)
+        if every and step % every == 0 and step < self.stage.steps:
+            metrics = metrics | self._halfway()
+        self.ctx.emit("step", step=step, steps=self.stage.steps, **metrics, **speed)
         self.learner.track(metrics)
 
     def _chosen(self) -> list[Prompt]:
@@ -123,7 +130,7 @@ class Loop:
         for rows in self._minibatches(trees, step):
             if self._teaches_nothing(rows):
                 continue
-            made.append(learner.update(self.objective(coefficient, tolerance), rows))
+            made.append(learner.update(self.objective(coefficient, tolerance), rows, self._beside(rows)))
             tolerance = None
             if stage.stop_kl and made[-1]["approx_kl"] > stage.stop_kl:
                 break
@@ -133,6 +140,22 @@ class Loop:
         means = {name: float(np.mean([m[name] for m in made])) for name in (made[0] if made else ())}
         return means | {"updates": float(len(made))}
 
+    def _normalized(self, scores: np.ndarray) -> np.ndarray:
+        """The scores as they are learned from; keeps the running mean and variance."""
+        if not self.stage.normalize_rewards:
+            return scores
+        moments = Moments(**self.state["scores"]).joined(scores)
+        self.state["scores"] = vars(moments)
+        return moments.normal(scores)
+
+    def _beside(self, rows: Sequence[Tree]) -> tuple[Objective, list[Tree]] | None:
+        """The demonstrations of the next update, their sum weighed so that means, not sums, stand in proportion."""
+        if self.stage.ptx is None:
+            return None
+        seed, size = self.ctx.seed_of("demonstrations"), self.stage.optim.batch_size
+        shown = [self.demonstrations[i] for i in rows_of(self.learner.step, len(self.demonstrations), size, seed)]
+        return demonstrated(self.stage.ptx.coefficient * _scored(rows) / _scored(shown)), shown
+
     def _minibatches(self, trees: Sequence[Tree], step: int):
         size = self.stage.optim.batch_size
         for epoch in range(self.stage.epochs):
@@ -141,8 +164,8 @@ class Loop:
                 yield [trees[i] for i in order[start : start + size]]
 
     def _teaches_nothing(self, rows: Sequence[Tree]) -> bool:
-        """Whether the policy's gradient is 0: a step of the optimizer would only carry old momentum on."""
-        if self.credit.advantage == "gae" or self.stage.kl.where == "loss":
+        """Whether the gradient is 0: a step of the optimizer would only carry old momentum on."""
+        if self.credit.advantage == "gae" or self.stage.kl.where == "loss" or self.stage.ptx:
             return False
         return not tokens(rows, "advantage").any()
 
@@ -202,15 +225,19 @@ class Loop:
         result = {k: v for k, v in self.state["last"].items() if k not in ("lr", "grad_norm", "loss")}
         account = None
         if self.held_out:
-            ids = [prompt.id for prompt in self.held_out]
-            account = readings.compared(ids, self.state["before"], self._examine(), ctx.seed_of("bootstrap"))
-            result |= _summary(account) | {"hacked": float(self._hacked(account))}
+            after = self._examine()
+            account = self._account(after)
+            signs = self.state["stopped"] or self._signs(account, after)
+            if signs and not self.state["stopped"]:
+                ctx.note(f"the reward rose, but {'; '.join(signs)}", "warning")
+            result |= _summary(account) | {"hacked": float(bool(signs))}
+            account["verdict"] = {"hacked": bool(signs), "signs": signs, "steps": self.step}
             gain = account["reward"]["difference"]
             ctx.note(
                 f"held-out reward {account['reward']['before']['value']:.3g} -> "
                 f"{account['reward']['after']['value']:.3g}: {gain['difference']:+.3g} [{gain['low']:.3g}, "
-                f"{gain['high']:.3g}] on {len(ids)} prompts at a KL of {account['kl']['after']['value']:.3g} nats a "
-                "token"
+                f"{gain['high']:.3g}] on {len(self.held_out)} prompts at a KL of "
+                f"{account['kl']['after']['value']:.3g} nats a token"
             )
         if self.learner.accelerator.is_main_process:
             if (ctx.work / "samples").is_dir():
@@ -218,24 +245,49 @@ class Loop:
             if account:
                 (ctx.out / "held_out.json").write_text(json.dumps(account, indent=1) + "\n")
             self.player.policy.save(ctx.out, ctx.stage)
-        return result | {"steps": float(self.stage.steps)}
+        return result | {"steps": float(self.step)}
 
-    def _hacked(self, account: dict[str, Any]) -> bool:
-        """Whether the reward rose while one that is only watched got worse, each beyond its interval; says which."""
-        worse = []
-        for watched in (part.reward for part in self.player.rewards if not part.weight):
-            found = account[f"reward_{watched.name}"]["difference"]
-            if found["low"] > 0 if watched.better == "lower" else found["high"] < 0:
-                worse.append(
-                    f"{watched.name!r} by {found['difference']:+.3g} [{found['low']:.3g}, {found['high']:.3g}]"
-                )
-        hacked = bool(worse) and account["reward"]["difference"]["low"] > 0
-        if hacked:
-            self.ctx.note(f"the reward rose, but what is only watched got worse: {', '.join(worse)}", "warning")
-        return hacked
+    def _account(self, after: readings.Examined) -> dict[str, Any]:
+        ids = [prompt.id for prompt in self.held_out]
+        return readings.compared(ids, self.state["before"], after, self.ctx.seed_of("bootstrap"))
+
+    def _signs(self, account: dict[str, Any], after: readings.Examined) -> list[str]:
+        watched = [part.reward for part in self.player.rewards if not part.weight]
+        return Watch(self.stage.hacking, watched).signs(account, after)
+
+    def _halfway(self) -> dict[str, float]:
+        """What held-out prompts say between the first step and the last; where they say that the reward was hacked and
+        the stage is to stop then, goes back to the weights of the examination before."""
+        after = self._examine()
+        if self.stage.hacking.then == "stop":
+            signs = self._signs(self._account(after), after)
+            if signs:
+                self.ctx.note(f"step {self.step}: the reward rose, but {'; '.join(signs)}; training ends", "warning")
+                self._go_back(signs)
+            else:
+                self._trust()
+        return {f"held_out_{name}": value for name, value in readings.values(after).items()}
+
+    def _trust(self) -> None:
+        """Keeps the weights as the last that no sign spoke against. A run that is gone on with from an earlier step
+        comes by this step again, so one file is enough."""
+        if self.stage.hacking.then == "stop":
+            if self.learner.accelerator.is_main_process:
+                checkpoints.keep_weights(self._trusted, self.learner)
+            self.state["trusted"] = self.learner.step
+
+    def _go_back(self, signs: list[str]) -> None:
+        self.learner.accelerator.wait_for_everyone()
+        checkpoints.restore_weights(self._trusted, self.learner)
+        self.learner.step = self.state["trusted"]
+        self.state["stopped"] = signs
 
     @property
-    def _folder(self):
+    def _trusted(self) -> Path:
+        return self.ctx.work / "trusted.pt"
+
+    @property
+    def _folder(self) -> Path:
         return self.ctx.work / "checkpoints"
 
 
@@ -249,30 +301,6 @@ def _summary(account: dict[str, Any]) -> dict[str, float]:
     }  # fmt: skip
 
 
-class _Clock:
-    """Tokens per second, the time left, and when to save."""
-
-    def __init__(self, loop: Loop):
-        self.loop, self.start, self.first = loop, time.monotonic(), loop.step
-        self.saved = self.start
-
-    def read(self, turns: Sequence[Turn], playing: float, learning: float) -> dict[str, float]:
-        """The figures of the step that just ended: sampled tokens, and tokens of rows that were learned from."""
-        stage = self.loop.stage
-        sampled = sum(len(c.ids) for turn in turns for c in turn.completions)
-        learned = stage.epochs * sum(turn.tree.length("tree") for turn in turns)
-        pace = (time.monotonic() - self.start) / (self.loop.step - self.first)
-        return {
-            "rollout_tokens_per_second": round(sampled / max(playing, 1e-9), 1),
-            "update_tokens_per_second": round(learned / max(learning, 1e-9), 1),
-            "seconds_left": round(pace * (stage.steps - self.loop.step), 1),
-        }
-
-    def save_due(self) -> bool:
-        """Whether this step ends with a checkpoint; ranks agree."""
-        if self.loop.stage.checkpoint.every:
-            return self.loop.step % self.loop.stage.checkpoint.every == 0
-        due = self.loop.learner.any_rank(time.monotonic() - self.saved > SAVE_SECONDS)
-        if due:
-            self.saved = time.monotonic()
-        return due
+def _scored(trees: Sequence[Tree]) -> int:
+    """How many tokens of these trees carry loss."""
+    return len(collate(trees).target)

@@ -54,15 +54,41 @@ class Value(Config):
     """How the critic learns."""
 
     start: Literal["reward", "policy", "shared"] | None = None
-    """A model of its own that starts from the trained reward model or from the policy, or a head on the policy's own
-    backbone (`shared`): less memory and time. None means the reward model, where there is one with the policy's
-    tokenizer, else the policy."""
+    """A critic of its own that starts from the trained reward model or from the policy, or a head on what the policy
+    itself computes (`shared`): less memory and time. None means the reward model, where there is one with the policy's
+    tokenizer, else the policy. With an adapter the critic is one too, on the policy's weights; only a reward model with
+    other weights, asked for by name, has to be a model of its own, and None passes it over."""
     lr: float | None = Field(default=None, gt=0)
     """Peak learning rate of the critic, or of the head; none means the policy's."""
     clip: float | None = Field(default=0.2, gt=0)
     """How far a value may move from the old one before its loss counts no further; none means as far as it likes."""
     coefficient: float = Field(default=0.1, gt=0)
     """What the critic's loss counts beside the policy's."""
+
+
+class Ptx(Config):
+    """Supervised learning beside reinforcement, so that the policy does not forget: PPO-ptx, eq. 2 of
+    arXiv:2203.02155."""
+
+    data: DataField
+    """Demonstrations. Each update learns from as many of them as it does from prompts."""
+    coefficient: float = Field(default=1.0, gt=0)
+    """What their mean loss a token counts beside the policy's."""
+    max_length: int = Field(default=1024, gt=1)
+    """Tokens of a demonstration; longer ones are left out."""
+
+
+class Hacking(Config):
+    """When a reward that rises on held-out prompts is no longer believed. Something in `watch` that falls at the same
+    time, each beyond its 95 % interval, is always a sign."""
+
+    max_kl: float | None = Field(default=None, gt=0)
+    """How far from the reference a policy may answer, in nats per token."""
+    max_length_correlation: float | None = Field(default=None, gt=0, lt=1)
+    """How closely the reward may go with the length of replies, whichever way."""
+    then: Literal["warn", "stop"] = "warn"
+    """`stop` ends training at the first of the examinations that `held_out.every` asks for that shows a sign, and goes
+    back to the weights of the one before."""
 
 
 class RewardPart(Config):
@@ -125,6 +151,8 @@ class Online(Stage, ABC):
     watch: tuple[RewardField, ...] = ()
     """Rewards that are shown and not trained on. If one falls on held-out prompts while the reward rises, the reward
     was hacked, and a warning says so."""
+    hacking: Hacking = Hacking()
+    """Further signs that the reward was hacked, and whether to stop then."""
     prompts: DataField
     """What is answered; records of any kind but raw text have prompts."""
     held_out: HeldOut | None = None
@@ -142,6 +170,11 @@ class Online(Stage, ABC):
     stop_kl: float | None = Field(default=None, gt=0)
     """Leave out the rest of a step's updates once the policy has moved so far from the one that sampled, in nats per
     token."""
+    ptx: Ptx | None = None
+    """Demonstrations to learn from beside the replies."""
+    normalize_rewards: bool = False
+    """Bring scores to mean 0 and variance 1, by the mean and variance of all replies drawn so far. Where KL is taken
+    from the reward, a nat then costs a share of the scores' spread."""
     missing_eos_penalty: float = Field(default=0.0, ge=0)
     """Taken from the score of a reply that did not stop by itself."""
     doubtful_reward: Literal["refuse", "allow"] = "refuse"
@@ -169,6 +202,11 @@ class Online(Stage, ABC):
             raise ValueError("sampling: temperature 0 tries nothing out; it must be above 0")
         if self.watch and self.held_out is None:
             raise ValueError("watch tells on held-out prompts whether the reward was hacked; give held_out")
+        limits = self.hacking
+        if self.held_out is None and (limits.max_kl or limits.max_length_correlation):
+            raise ValueError("hacking is looked for on held-out prompts; give held_out")
+        if limits.then == "stop" and (self.held_out is None or self.held_out.every is None):
+            raise ValueError("hacking.then: stop needs held_out.every, for the examinations at which to stop")
         if self.lora and self.lora.dropout:
             raise ValueError(f"lora.dropout must be 0 in {self.name}: scores with dropout cannot be compared")
         return self

@@ -6,25 +6,26 @@ from collections.abc import Mapping
 from typing import Any
 
 from align.config import Model
-from align.errors import CheckError, ContractError
+from align.data import read
+from align.data.chat import Chat
+from align.data.tokens import trees
+from align.data.tree import Tree
+from align.errors import CheckError
 from align.evals.evaluate import questions
 from align.generate.hf import HFGenerator
 from align.models.attention import layout_for
-from align.models.contract import Contract
-from align.models.critic import ActorCritic, trainable_critic, value_head
-from align.models.heads import load_reward
 from align.models.loaded import check_handover
-from align.models.logprobs import LanguageModel
-from align.models.policy import Policy
-from align.models.preview import BYTES, preview
-from align.records import Prompt
-from align.rewards.base import Reward, load, names
+from align.models.preview import preview
+from align.models.shared import train_only
+from align.records import Demonstration, Prompt
+from align.rewards.base import names
 from align.stage import Context, Reference
+from align.train.actors import actor_critic, memory_of, weighed
 from align.train.batching import token_budget
 from align.train.learner import Learner, accelerator
 from align.train.online_fields import Online, RewardPart, Value, parts
-from align.train.rollout import Player, Weighed
-from align.train.session import device_of, trainable_policy, without_dropout
+from align.train.rollout import Player
+from align.train.session import trainable_policy, without_dropout
 
 
 def preflight(ctx: Context, stage: Online, critic: Value | None) -> dict[str, Any]:
@@ -49,24 +50,19 @@ def preflight(ctx: Context, stage: Online, critic: Value | None) -> dict[str, An
         )
     held_out = asked(ctx, stage, stage.held_out.prompts, seen.chat, seen.model.config) if stage.held_out else []
     adapted = stage.adapter == "continue"
-    training = seen.training_bytes(stage.lora, adapted)
-    apart = critic is not None and critic.start != "shared"
-    memory = {
-        "policy": training,
-        "critic": 16 * seen.parameters if apart else 0,
-        "reference": 0 if stage.lora or adapted else BYTES[seen.contract.dtype] * seen.parameters,
-    }
+    memory = memory_of(ctx, stage, seen, critic)
     saved = seen.saved_bytes(stage.lora, adapted, stage.checkpoint.keep + 1)
     return {
         "prompts": len(prompts),
         "held out": len(held_out),
+        "demonstrations": len(demonstrations(ctx, stage, seen.chat, seen.model.config)),
         "replies per step": stage.prompts_per_step * stage.sampling.n,
         "steps": stage.steps,
         "updates": stage.steps * stage.updates_per_step,
         "parameters": seen.parameters,
-        "memory bytes": sum(memory.values()),
-        **{f"{name} bytes": size for name, size in memory.items() if size},
-        "bytes": saved + (12 * seen.parameters * (stage.checkpoint.keep + 1) if apart else 0),
+        "memory bytes": memory.total,
+        **{f"{name} bytes": size for name, size in memory.parts().items()},
+        "bytes": saved + 12 * memory.critic_numbers * (stage.checkpoint.keep + 1),
     }
 
 
@@ -87,6 +83,25 @@ def asked(ctx: Context, stage: Online, field: Any, chat: Any, config: Any) -> li
     if share:
         ctx.note(f"left out {len(found) - len(kept)} of {len(found)} prompts that are longer than {room} tokens")
     return kept
+
+
+def demonstrations(ctx: Context, stage: Online, chat: Chat, config: Any) -> list[Tree]:
+    """The demonstrations of `ptx`, as trees; those that are too long are left out and counted."""
+    if stage.ptx is None:
+        return []
+    context = getattr(config.get_text_config(), "max_position_embeddings", None) or stage.ptx.max_length
+    records = read(ctx, stage.ptx.data, Demonstration)
+    made, account = trees(
+        records, chat, min(stage.ptx.max_length, context), limit=stage.max_too_long, store=ctx.store
+    )  # fmt: skip
+    if account.reasons:
+        ctx.note(f"demonstrations: {account}")
+    if len(made) < stage.optim.batch_size:
+        raise CheckError(
+            f"ptx.data: an update learns from {stage.optim.batch_size} demonstrations (optim.batch_size), but there "
+            f"are only {len(made)}"
+        )
+    return made
 
 
 def check_reward(ctx: Context, stage: Online, part: RewardPart) -> None:
@@ -116,14 +131,6 @@ def check_reward(ctx: Context, stage: Online, part: RewardPart) -> None:
     ctx.note(f"reward {name!r} {doubt}", "warning")
 
 
-def weighed(ctx: Context, part: RewardPart) -> Weighed:
-    """A part of the reward, ready to score."""
-    reward: Reward = load(part.source, ctx)
-    if reward.better is None:
-        raise CheckError(f"reward {reward.name!r} calls no score better; write `better: higher` or `better: lower`")
-    return Weighed(reward, part.weight, part.clip)
-
-
 def setting(ctx: Context, stage: Online, critic: Value | None) -> tuple[Player, list[Prompt], list[Prompt]]:
     """Who plays, loaded, and the prompts to train on and those held out."""
     for part in parts(stage.reward):
@@ -132,11 +139,12 @@ def setting(ctx: Context, stage: Online, critic: Value | None) -> tuple[Player, 
     config = policy.model.config
     prompts = asked(ctx, stage, stage.prompts, policy.chat, config)
     held_out = asked(ctx, stage, stage.held_out.prompts, policy.chat, config) if stage.held_out else []
-    module = _actor_critic(ctx, stage, policy, critic)
+    module = actor_critic(ctx, stage, policy, critic)
+    rewards = [weighed(ctx, part, policy) for part in parts(stage.reward, stage.watch)]
+    train_only(policy, module.critic)
     without_dropout(module)
     if ctx.machine.checkpointing:
-        policy.model.gradient_checkpointing_enable({"use_reentrant": False})
-        policy.model.enable_input_require_grads()
+        policy.adapters.save_memory()
     longest = max(len(policy.chat.prompt(prompt.prompt)) for prompt in prompts)
     layout, reason = layout_for(
         config, config._attn_implementation, longest + stage.sampling.n * stage.sampling.max_new_tokens
@@ -148,7 +156,7 @@ def setting(ctx: Context, stage: Online, critic: Value | None) -> tuple[Player, 
         policy,
         module,
         HFGenerator(policy, ctx.machine.sample_batch),
-        [weighed(ctx, part) for part in parts(stage.reward, stage.watch)],
+        rewards,
         stage.sampling,
         stage.missing_eos_penalty,
         accelerate,
@@ -159,7 +167,7 @@ def setting(ctx: Context, stage: Online, critic: Value | None) -> tuple[Player, 
 
 
 def learner_of(ctx: Context, stage: Online, player: Player, rates: Mapping[str, float | None]) -> Learner:
-    """What makes the updates. rates: learning rates of parts of the module by the beginning of their names."""
+    """What makes the updates. rates: learning rates of parts of the module by a component of their names."""
     return Learner(
         player.module,
         stage.optim,
@@ -170,37 +178,5 @@ def learner_of(ctx: Context, stage: Online, player: Player, rates: Mapping[str, 
         layout=player.layout,
         pad=player.policy.contract.pad,
         seed=ctx.seed_of("train"),
-        rates={start: rate or stage.rate() for start, rate in rates.items()},
+        rates={part: rate or stage.rate() for part, rate in rates.items()},
     )
-
-
-def _actor_critic(ctx: Context, stage: Online, policy: Policy, critic: Value | None) -> ActorCritic:
-    actor = LanguageModel(policy.model)
-    if critic is None:
-        return ActorCritic(actor)
-    if critic.start == "shared":
-        projection: Any = policy.model.get_output_embeddings()
-        head = value_head(projection.weight.shape[1])
-        return ActorCritic(actor, head=head.to(device_of(ctx.machine)))
-    source = None if critic.start == "policy" else _reward_that_reads_alike(ctx, stage, policy, critic)
-    start = ctx.checkpoint(stage.policy if source is None else source)
-    options: Any = {"base": ctx.base, "store": ctx.store, "device": str(device_of(ctx.machine))}
-    if source is None and not isinstance(start, Model) and (start.path / "adapter").is_dir():
-        options["adapter"] = "merge-first"
-    loaded = load_reward(start, train=source is None, **options)
-    ctx.note(f"the critic starts from {'the policy' if source is None else f'reward {source.name!r}'}")
-    return ActorCritic(actor, trainable_critic(loaded, fresh=source is None))
-
-
-def _reward_that_reads_alike(ctx: Context, stage: Online, policy: Policy, critic: Value) -> Reference | None:
-    """The first trained reward with the policy's own tokens. Raises ContractError if one is asked for in vain."""
-    apart: list[str] = []
-    for part in parts(stage.reward):
-        if isinstance(part.source, Reference) and not isinstance(ctx.checkpoint(part.source), Model):
-            found = Contract.read(ctx.checkpoint(part.source).path).agreement(policy.contract)  # type: ignore[union-attr]
-            if not any(line.startswith(("tokenizer", "bos")) for line in found):
-                return part.source
-            apart += found
-    if critic.start == "reward":
-        raise ContractError(f"value.start: no trained reward shares the policy's tokens: {'; '.join(apart) or 'none'}")
-    return None

@@ -25,7 +25,7 @@ def of_turns(turns: Sequence[Turn]) -> dict[str, float]:
         "entropy": float(tokens(trees, "entropy").mean()),
         "tokens": float(lengths.mean()),
         "stop": float(np.mean([c.finish == "stop" for turn in turns for c in turn.completions])),
-        "length_correlation": _correlation(scores.ravel(), lengths.ravel()),
+        "length_correlation": correlation(scores.ravel(), lengths.ravel()),
         "drift": drift(trees),
     }
 
@@ -88,6 +88,6 @@ def _lengths(turns: Sequence[Turn]) -> np.ndarray:
     return np.array([[len(c.ids) for c in turn.completions] for turn in turns], float)
 
 
-def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+def correlation(one: Sequence[float] | np.ndarray, other: Sequence[float] | np.ndarray) -> float:
     """Pearson's; 0 where one side does not vary."""
     return float(np.corrcoef(one, other)[0, 1]) if np.ptp(one) and np.ptp(other) else 0.0

@@ -146,8 +146,7 @@ class Session:
         if not stage.dropout:
             without_dropout(module)
         if ctx.machine.checkpointing:
-            self.loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
-            self.loaded.model.enable_input_require_grads()
+            self.loaded.adapters.save_memory()
         accelerate = accelerator(ctx.machine, self.loaded.contract.dtype, ctx.store.inside / "tracking")
         learner = Learner(
             module,

@@ -14,23 +14,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
-import platform
 import random
 import tempfile
-import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import date
-from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 
+from measuring import DATA, RESULTS, Row, alone, machine, say, spread
 from sides import BATCH, BETA, CENTERING, LENGTH, OPTIM, TASKS, Setting, Work, measure
 from transformers.utils import logging
 
@@ -42,8 +37,6 @@ from align.models.policy import from_scratch
 from align.models.tokenizers import train_tokenizer
 from align.records import Preference
 
-ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "recipes/bench"
 SIZES = {
     "architecture": "llama", "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 4,
     "num_attention_heads": 4, "num_key_value_heads": 4, "tie_word_embeddings": True, "max_position_embeddings": LENGTH,
@@ -52,13 +45,12 @@ MICRO = (1, 2, 4, 16)
 """Of TRL, in examples."""
 TOLERANCE = 1e-3
 """Of the loss of a step."""
-Row = dict[str, Any]
 
 
 def prepared(task: str, folder: Path, pairs: int, seed: int) -> tuple[Work, Row]:
     """The work, and what it is in numbers."""
-    data = Path(os.environ.get("ALIGN_DATA", ROOT / "../shared")) / "data/hh-rlhf/test.jsonl.gz"
-    records = load(Data(path=str(data), format="hh", on_bad_row="skip"), seed, Path.cwd())
+    file = DATA / "data/hh-rlhf/test.jsonl.gz"
+    records = load(Data(path=str(file), format="hh", on_bad_row="skip"), seed, Path.cwd())
     texts = [m.content for r in records if isinstance(r, Preference) for m in (*r.prompt, *r.chosen, *r.rejected)]
     policy = from_scratch(SIZES, train_tokenizer(texts, "bpe", 8192), template="plain", seed=seed)
     made, account = trees(records, policy.chat, LENGTH)
@@ -80,29 +72,10 @@ def prepared(task: str, folder: Path, pairs: int, seed: int) -> tuple[Work, Row]
     return Work(task, place, chosen), facts
 
 
-def alone(work: Work, setting: Setting) -> Row:
-    """The measurement in a forked process."""
-    fork = multiprocessing.get_context("fork")
-    here, there = fork.Pipe(duplex=False)
-    process = fork.Process(target=_quietly, args=(there, work, setting))
-    process.start()
-    row = here.recv()
-    process.join()
-    if isinstance(row, str):
-        raise SystemExit(f"{setting} failed:\n{row}")
+def measured(work: Work, setting: Setting) -> Row:
+    row = alone(measure, work, setting)
     say(f"  {setting}, {len(work.trees)} pairs: {row['cpu']:.1f} s of processor, {row['wall']:.1f} s in all")
     return row
-
-
-def _quietly(there: Any, work: Work, setting: Setting) -> None:
-    """Sends the measurement, or the traceback; what trainers print goes nowhere."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (1, 2):
-        os.dup2(nowhere, stream)
-    try:
-        there.send(measure(work, setting))
-    except BaseException:
-        there.send(traceback.format_exc())
 
 
 def settings_of(task: str) -> Iterator[Setting]:
@@ -114,12 +87,12 @@ def settings_of(task: str) -> Iterator[Setting]:
 def compared(work: Work, max_tokens: int, screen: int, repetitions: int) -> Row:
     """Times of both, and of all of TRL's settings."""
     ours, few = Setting("align", max_tokens), replace(work, trees=work.trees[:screen])
-    tried = {setting: alone(few, setting) for setting in (ours, *settings_of(work.task))}
+    tried = {setting: measured(few, setting) for setting in (ours, *settings_of(work.task))}
     theirs = sorted(list(tried)[1:], key=lambda setting: tried[setting]["cpu"])[:2]
     turns: dict[Setting, list[Row]] = {setting: [] for setting in (ours, *theirs)}
     for _ in range(repetitions):
         for setting, rows in turns.items():
-            rows.append(alone(work, setting))
+            rows.append(measured(work, setting))
     best = min(theirs, key=lambda setting: median(row["cpu"] for row in turns[setting]))
     return {
         "align": figures(turns[ours]),
@@ -142,28 +115,14 @@ def agreement(rows: Sequence[Row]) -> float:
 
 def _ratio(ours: list[Row], theirs: list[Row], clock: str) -> list[float]:
     """Median, lowest and highest of how many times longer TRL took, turn by turn."""
-    return _spread([b[clock] / a[clock] for a, b in zip(ours, theirs, strict=True)], 2)
-
-
-def _spread(values: list[float], digits: int) -> list[float]:
-    return [round(value, digits) for value in (median(values), min(values), max(values))]
+    return spread([b[clock] / a[clock] for a, b in zip(ours, theirs, strict=True)], 2)
 
 
 def figures(rows: list[Row]) -> Row:
     """Milliseconds a pair (median, lowest, highest), and memory in MB."""
-    found: Row = {f"{clock}_ms": _spread([1000 * r[clock] / r["pairs"] for r in rows], 1) for clock in ("cpu", "wall")}
+    found: Row = {f"{clock}_ms": spread([1000 * r[clock] / r["pairs"] for r in rows], 1) for clock in ("cpu", "wall")}
     start, peak = (max(row[name] for row in rows) for name in ("start_mb", "peak_mb"))
     return found | {"start_mb": round(start), "peak_mb": round(peak)}
-
-
-def machine() -> Row:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    packages = ("torch", "transformers", "trl", "accelerate", "datasets", "tokenizers")
-    return {
-        "date": date.today().isoformat(), "processor": names[0], "cores": len(names), "threads": 1,
-        "python": platform.python_version(), "versions": {name: version(name) for name in packages},
-    }  # fmt: skip
 
 
 def table(results: dict[str, Row]) -> str:
@@ -183,10 +142,6 @@ def _line(task: str, result: Row) -> str:
         f"{ours['peak_mb']} to {theirs['peak_mb']} ({ours['start_mb']} before)",
     ]
     return f"| {' | '.join(cells)} |"
-
-
-def say(text: str) -> None:
-    print(text, flush=True)
 
 
 def main() -> None:

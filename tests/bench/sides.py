@@ -7,17 +7,15 @@ for the making of its trainer.
 
 from __future__ import annotations
 
-import resource
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
+from measuring import Stopwatch, peak
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
@@ -69,21 +67,11 @@ class Setting:
         return f"TRL, micro-batch {self.micro}" + ("" if self.precompute else ", reference in each step")
 
 
-@dataclass
-class Clock:
-    """Seconds of this process and of the wall, between start and stop."""
+class Clock(Stopwatch):
+    """Seconds between start and stop, and the loss of each optimizer step."""
 
-    cpu: float = 0.0
-    wall: float = 0.0
-    losses: list[float] = field(default_factory=list)
-    """Of each optimizer step."""
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        cpu, wall = time.process_time(), time.perf_counter()
-        yield
-        self.cpu += time.process_time() - cpu
-        self.wall += time.perf_counter() - wall
+    def __init__(self) -> None:
+        self.losses: list[float] = []
 
 
 def measure(work: Work, setting: Setting) -> dict[str, Any]:
@@ -91,17 +79,12 @@ def measure(work: Work, setting: Setting) -> dict[str, Any]:
     torch.set_num_threads(1)
     datasets.disable_caching()
     datasets.disable_progress_bars()
-    before = _peak()
+    before = peak()
     clock = (ours if setting.side == "align" else theirs)(work, setting)
     return {
         "pairs": len(work.trees), "cpu": clock.cpu, "wall": clock.wall, "losses": clock.losses,
-        "start_mb": before, "peak_mb": _peak(),
+        "start_mb": before, "peak_mb": peak(),
     }  # fmt: skip
-
-
-def _peak() -> float:
-    """The most memory that this process ever had, in MB; it begins with what its parent had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def ours(work: Work, setting: Setting) -> Clock:

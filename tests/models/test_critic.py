@@ -33,7 +33,7 @@ def test_values_of_both_kinds_of_critic(layout, tiny, pairs):
     batch = collate(pairs, layout)
     with torch.no_grad():
         apart = ActorCritic(LanguageModel(policy), RewardModel(judge))(batch)
-        shared = ActorCritic(LanguageModel(policy), head=head)(batch, entropy=True)
+        shared = ActorCritic(LanguageModel(policy), critic_head=head)(batch, entropy=True)
         alone = ActorCritic(LanguageModel(policy))(batch)
         expected = own_values(judge.model, judge.score.weight[0], pairs)
         expected_shared = own_values(policy.model, head.weight[0], pairs)
@@ -45,7 +45,7 @@ def test_values_of_both_kinds_of_critic(layout, tiny, pairs):
 
 def test_a_shared_head_sends_its_gradient_into_the_trunk_and_a_new_one_expects_nothing(tiny, pairs):
     policy, head = tiny("llama"), value_head(32)
-    module = ActorCritic(LanguageModel(policy), head=head)
+    module = ActorCritic(LanguageModel(policy), critic_head=head)
     assert not module(collate(pairs)).values.any()
     torch.nn.init.normal_(head.weight)
     module(collate(pairs)).values.sum().backward()

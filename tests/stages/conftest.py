@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from align.config import Data, Model
+from align.config import Data, Lora, Model
 from align.machine import Machine
 from align.models.heads import load_reward
 from align.models.policy import from_scratch
@@ -36,7 +36,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="session")
 def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
-    """Policies `base` and `tuned`, which differ in their random weights, and the reward model `judge`."""
+    """Policies `base` and `tuned`, which differ in their random weights, and reward models on `base`: `judge` with full
+    weights and `adapted`, an adapter."""
     made = {}
     for seed, name in enumerate(("base", "tuned")):
         folder = tmp_path_factory.mktemp(name)
@@ -44,7 +45,10 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
         made[name] = Artifact("policy", f"key-of-{name}", folder)
     folder = tmp_path_factory.mktemp("judge")
     load_reward(made["base"], train=True, seed=5).save(folder, "judge")
-    return made | {"judge": Artifact("reward", "key-of-judge", folder)}
+    made["judge"] = Artifact("reward", "key-of-judge", folder)
+    folder = tmp_path_factory.mktemp("adapted")
+    load_reward(made["base"], train=True, lora=Lora(r=2), seed=5).save(folder, "adapted")
+    return made | {"adapted": Artifact("reward", "key-of-adapted", folder)}
 
 
 @pytest.fixture

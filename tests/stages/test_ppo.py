@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from align.config import Lora
 from align.errors import CheckError, ContractError, Interrupted, TrainingError
 from align.models import policy as policies
 from align.models.heads import load_reward
@@ -43,6 +44,7 @@ STAGE = {
     "policy": "$base", "prompts": "$prompts", "reward": "happy", "sampling": SAMPLING, "optim": OPTIM,
     "minibatches": 2, "epochs": 2, "steps": 3,
 }  # fmt: skip
+GRPO = {"advantage": "grpo", "sampling": {"n": 2}}
 LORA = {"r": 4, "targets": ["q_proj", "v_proj"]}
 
 
@@ -55,8 +57,10 @@ def rules(tmp_path):
 
 
 @pytest.fixture
-def inputs(artifacts, prompts):
-    return artifacts | {"prompts": prompts}
+def inputs(artifacts, prompts, rows):
+    words = ("cat", "dog", "mat", "log")
+    shown = rows("shown", *({"prompt": f"the {word}", "completion": "so very sad"} for word in words))
+    return artifacts | {"prompts": prompts, "shown": shown}
 
 
 def with_test(judge: Artifact, accuracy: float, p: float) -> Artifact:
@@ -76,8 +80,7 @@ def notes_of(context) -> str:
 @pytest.mark.parametrize("advantage", ["gae", "rloo", "grpo", "reinforce++"])
 def test_it_raises_what_it_is_rewarded_for(advantage, inputs, context):
     """The share of happy words, on held-out prompts, beyond the interval; and says what people watch."""
-    n = 4 if advantage in ("rloo", "grpo") else 1
-    made = STAGE | {"sampling": SAMPLING | {"n": n}, "steps": 12, "optim": OPTIM | {"lr": 1e-2}}
+    made = STAGE | {"sampling": SAMPLING | {"n": 4}, "steps": 12, "optim": OPTIM | {"lr": 5e-3}}
     stage = PPO(**made, advantage=advantage, held_out={"prompts": "$prompts", "every": 6}, show=5)
     ctx = context(inputs)
     stage.check(ctx)
@@ -109,9 +112,11 @@ def tensors(folder) -> dict[str, torch.Tensor]:
     }
 
 
+ONE_BACKBONE = {"reward": "$adapted", "doubtful_reward": "allow", "lora": LORA}
 FORMS = {
     "critic of its own": {"value": {"start": "policy", "lr": 1e-2}, "kl": {"target": 0.01}},
     "shared critic, lora": {"value": {"start": "shared"}, "lora": LORA, "kl": {"target": 0.01}},
+    "one backbone, demonstrations": ONE_BACKBONE | {"ptx": {"data": "$shown"}, "normalize_rewards": True},
     "critic from the reward": {"reward": "$judge", "doubtful_reward": "allow"},
     "rloo, early stops": {"advantage": "rloo", "sampling": SAMPLING | {"n": 2}, "stop_kl": 1e-3},
 }
@@ -120,8 +125,8 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("moment", ["after step 1", "in the rollout of step 3"])
 def test_a_stage_that_was_stopped_ends_with_the_same_bits(form, moment, inputs, context, tmp_path):
-    """Trap 16: policy, critic, both optimizers, the KL controller and the prompt cursor go on, between steps and
-    within one."""
+    """Trap 16: policy, critic, both optimizers, the KL controller, the running normalisation and the cursors of prompts
+    and demonstrations go on, between steps and within one."""
     stage = PPO(**STAGE | FORMS[form], held_out={"prompts": "$prompts"})
     ctx = context(inputs)
     whole = stage.run(ctx)
@@ -143,6 +148,37 @@ def test_a_stage_that_was_stopped_ends_with_the_same_bits(form, moment, inputs, 
     assert again == whole
     found = tensors(ctx.out)
     assert weights.keys() == found.keys() and all(torch.equal(weights[name], found[name]) for name in weights)
+
+
+def test_policy_critic_reward_and_reference_share_one_backbone(inputs, context):
+    """Nothing is loaded but one model, all of them are right, and what is saved is the policy's adapter alone."""
+    made = STAGE | ONE_BACKBONE | {"steps": 1, "sampling": SAMPLING | {"n": 2}}
+    ctx = context(inputs)
+    figures = PPO(**made).check(ctx)
+    PPO(**made).run(ctx)
+    assert "the critic starts from reward 'adapted', on the policy's backbone" in notes_of(context)
+    (step,) = steps_of(context)
+    assert step["kl"] == pytest.approx(0, abs=1e-6)
+    parent = load_reward(inputs["base"], train=True, lora=Lora(r=2), seed=5)  # what `adapted` was saved from
+    for row in (json.loads(r) for r in (ctx.out / "samples" / "step-000001.jsonl").read_text().splitlines()):
+        ids = parent.chat.prompt(messages(row["prompt"]))
+        ids += parent.chat.reply(messages(row["prompt"]), (Message("assistant", row["reply"]),))
+        assert row["scores"]["adapted"] == pytest.approx(parent.measure(ids)[0], abs=1e-4)
+    saved = load_file(ctx.out / "adapter" / "adapter_model.safetensors")
+    assert len(saved) == 2 * 2 * 2  # layers, targets, halves
+    # By hand: 32 wide, 2 layers; the policy's two targets of rank 4, and seven of rank 2 for the reward and the critic.
+    policy, reward = 2 * 2 * 4 * (32 + 32), 2 * 2 * (4 * (32 + 32) + 3 * (32 + 48))
+    assert figures["adapter bytes"] == 4 * (2 * policy + reward)
+    assert figures["optimizer bytes"] == 12 * 2 * policy
+    assert figures["policy bytes"] == 4 * figures["parameters"]
+    assert not {"critic bytes", "reward bytes", "reference bytes"} & figures.keys()
+    full = PPO(**STAGE | {"reward": "$adapted", "doubtful_reward": "allow"}).check(context(inputs))
+    weights = 4 * full["parameters"]
+    assert full["reward bytes"] == weights + 4 * reward
+    assert [full[f"{part} bytes"] for part in ("policy", "critic", "reference", "optimizer")] == [
+        weights, weights, weights, 6 * weights
+    ]  # fmt: skip
+    assert full["memory bytes"] == 10 * weights + 4 * reward
 
 
 def test_the_reference_is_the_parent_and_stays_it(inputs, context):
@@ -244,6 +280,33 @@ def test_a_hacked_reward_is_found_out(inputs, context):
     assert "what is only watched got worse: 'sober' by -" in notes_of(context)
 
 
+def test_training_stops_at_a_hacked_reward_and_goes_back(inputs, context):
+    """To the weights of the last examination that was above suspicion, or of none but that before training."""
+    made = STAGE | {"steps": 12, "optim": OPTIM | {"lr": 1e-2}, "epochs": 4, "hacking": {"then": "stop"}}
+    stage = PPO(**made, watch=["sober"], held_out={"prompts": "$prompts", "every": 4})
+    ctx = context(inputs)
+    metrics = stage.run(ctx)
+    steps = steps_of(context)
+    assert metrics["hacked"] == 1 and metrics["steps"] == steps[-1]["step"] - 4 < 8
+    before = {0: metrics["held_out_reward_before"]} | {s["step"]: s.get("held_out_reward") for s in steps}
+    assert metrics["held_out_reward"] == pytest.approx(before[metrics["steps"]], abs=1e-6)
+    assert "'sober' by -" in notes_of(context) and "; training ends" in notes_of(context)
+    verdict = json.loads((ctx.out / "held_out.json").read_text())["verdict"]
+    assert verdict["hacked"] and "'sober'" in verdict["signs"][0] and verdict["steps"] == metrics["steps"]
+
+
+def test_a_policy_that_learns_from_demonstrations_too_says_what_they_say(inputs, context):
+    """PPO-ptx on rewards that never differ: only the demonstrations teach."""
+    made = STAGE | {"kl": {"coefficient": 0.0}, "advantage": "rloo", "sampling": SAMPLING | {"n": 2}, "epochs": 4}
+    nothing = {"rule": "happy", "scale": 0.0}
+    PPO(**made | {"reward": nothing}, ptx={"data": "$shown"}).run(context(inputs))
+    losses = [s["ptx_loss"] for s in steps_of(context)]
+    assert losses[-1] < 0.5 * losses[0]
+    with pytest.raises(CheckError, match=r"an update learns from 9 demonstrations .* but there are only 4"):
+        stage = PPO(**made | {"optim": OPTIM | {"batch_size": 9}, "minibatches": 1}, ptx={"data": "$shown"})
+        stage.check(context(inputs))
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -257,6 +320,12 @@ def test_a_hacked_reward_is_found_out(inputs, context):
         ({"advantage": "reinforce++", "whiten_advantages": False}, "is whitened: that is its baseline"),
         ({"kl": {"where": "loss"}}, "k1 has no effect in the loss"),
         ({"kl": {"target": 0.1, "coefficient": 0}}, "target needs a coefficient above 0"),
+        ({"hacking": {"max_kl": 0.1}}, "hacking is looked for on held-out prompts; give held_out"),
+        ({"hacking": {"then": "stop"}, "held_out": {"prompts": "$prompts"}}, "stop needs held_out.every"),
+        (
+            GRPO | {"normalize_rewards": True, "kl": {"where": "loss", "estimator": "k2"}},
+            "normalize_rewards has no effect with advantage: grpo",
+        ),
         ({"lora": {"dropout": 0.1}}, "lora.dropout must be 0 in ppo"),
     ],
 )

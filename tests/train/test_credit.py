@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from align.data.tree import Reply, Tree
-from align.train.credit import Credit
+from align.train.credit import Credit, Moments
 from align.train.online_fields import Gae, Kl
 
 STOP, PAD = 1, 2
@@ -84,3 +84,15 @@ def test_whitening_is_over_tokens():
     flat = np.concatenate([reply.numbers["advantage"] for reply in made.replies])
     assert flat.mean() == pytest.approx(0, abs=1e-6) and flat.std() == pytest.approx(1, abs=1e-6)
     assert flat == pytest.approx([-(3**-0.5)] * 3 + [3**0.5], abs=1e-5)
+
+
+def test_running_moments_are_those_of_all_numbers_together():
+    """By numpy, on numbers far from 0, where sums of squares lose all digits."""
+    batches = [1e6 + np.random.default_rng(seed).normal(size=(3, seed + 1)) for seed in range(4)]
+    moments = Moments()
+    for batch in batches:
+        moments = moments.joined(batch)
+    whole = np.concatenate([batch.ravel() for batch in batches])
+    expected = (batches[-1] - whole.mean()) / whole.std()
+    assert moments.normal(batches[-1]) == pytest.approx(expected, rel=1e-6)
+    assert Moments().joined(np.full((2, 2), 3.0)).normal(np.full((2, 2), 3.0)) == pytest.approx(0)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from align.config import Optim, Sampling
-from align.data.tree import collate
+from align.data.tree import Reply, Tree, collate
 from align.errors import CheckError, TrainingError
 from align.generate.hf import HFGenerator
 from align.machine import Machine
@@ -23,7 +23,7 @@ from align.records import Message, Prompt
 from align.rewards.base import Rule
 from align.train.credit import Credit
 from align.train.learner import Learner, accelerator
-from align.train.objectives import proximal_policy
+from align.train.objectives import demonstrated, proximal_policy
 from align.train.online_fields import Gae, Kl
 from align.train.rollout import Player, Weighed, tokens
 
@@ -58,7 +58,7 @@ def policy(byte_tokenizer) -> Beside:
 
 
 def player(policy, rewards=(WHOLE,), temperature=1.0, head=None, penalty=0.0) -> Player:
-    module = ActorCritic(LanguageModel(policy.model), head=head)
+    module = ActorCritic(LanguageModel(policy.model), critic_head=head)
     sampling = Sampling(max_new_tokens=6, temperature=temperature)
     return Player(
         policy, module, HFGenerator(policy, batch=5), rewards, sampling, penalty, accelerator(MACHINE), "tree", 256
@@ -202,3 +202,27 @@ def test_a_step_does_not_depend_on_how_it_is_cut(policy, shared):
     scale = max(g.abs().max() for g in gradients[0].values())
     assert all((gradients[0][name] - gradients[1][name]).abs().max() < 1e-5 * scale for name in gradients[0])
     assert len(tokens(trees, "advantage")) == sum(len(c.ids) for t in turns for c in t.completions)
+
+
+@pytest.mark.parametrize("max_tokens", [256, 16])
+def test_demonstrations_beside_add_their_mean_loss_times_the_coefficient(policy, max_tokens):
+    """Eq. 2 of arXiv:2203.02155, against transformers' own loss; nothing was earned, so the rest of the step is 0."""
+    actor = player(policy)
+    turns = actor.play(PROMPTS, seed=3, n=2)
+    trees = credit().assign([t.tree for t in turns], np.zeros((len(PROMPTS), 2)), 0.0)
+    rows = [torch.randint(3, 200, (n,), generator=torch.Generator().manual_seed(n)) for n in (9, 14)]
+    shown = [Tree(str(n), row[:4].int().numpy(), (Reply(row[4:].int().numpy()),)) for n, row in enumerate(rows)]
+    labels = [torch.cat([torch.full((4,), -100), row[4:]]) for row in rows]
+    pairs = zip(rows, labels, strict=True)
+    sums = [policy.model(row[None], labels=label[None]).loss * (len(row) - 4) for row, label in pairs]
+    expected = 0.7 * sum(sums) / (5 + 10)
+    gradients = torch.autograd.grad(expected, list(policy.model.parameters()))
+    norm = torch.stack([g.norm() for g in gradients]).norm()
+    train = learner(actor.module)
+    train.machine = Machine(device="cpu", max_tokens=max_tokens)
+    scored = sum(len(c.ids) for t in turns for c in t.completions)
+    metrics = train.update(objective(), trees, (demonstrated(0.7 * scored / 15), shown))
+    assert metrics["loss"] == pytest.approx(float(expected), rel=1e-4)
+    assert metrics["ptx_loss"] == pytest.approx(float(expected) / 0.7, rel=1e-4)
+    assert metrics["grad_norm"] == pytest.approx(float(norm), rel=1e-3)
+    assert metrics["ratio"] == pytest.approx(1, abs=1e-4)
