@@ -175,10 +175,18 @@ def _reward_bytes(ctx: Context, stage: Online, source: Any, adapts: bool) -> tup
     """Bytes of a reward's own weights, and numbers of its adapter where it lives on the policy's."""
     found = ctx.inputs.get(source.name) if isinstance(source, Reference) else source.model
     if isinstance(found, Artifact):
-        seen = preview(found, ctx.base, ctx.store)
         if adapts and _shares(ctx, stage, found):
-            return 0, seen.adapter
+            return 0, _stored(found.path / "adapter")[0]
+        if (found.path / "model").is_dir():
+            return _stored(found.path / "model")[1], 0
+        seen = preview(found, ctx.base, ctx.store)
         return BYTES[seen.contract.dtype] * seen.parameters + 4 * seen.adapter, 0
     if isinstance(found, Model) and (folder := Path(located(found, ctx.base).path)).is_dir():
-        return sum(SIZES[tensor["dtype"]] * math.prod(tensor["shape"]) for tensor in headers(folder).values()), 0
+        return _stored(folder)[1], 0
     return 0, 0
+
+
+def _stored(folder: Path) -> tuple[int, int]:
+    """Numbers and bytes in the safetensors files of a folder."""
+    sizes = [(math.prod(tensor["shape"]), SIZES[tensor["dtype"]]) for tensor in headers(folder).values()]
+    return sum(count for count, _ in sizes), sum(count * size for count, size in sizes)

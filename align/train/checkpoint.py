@@ -77,6 +77,7 @@ def load(folder: Path, learner: Learner) -> dict[str, Any] | None:
 
 def keep_weights(file: Path, learner: Learner) -> None:
     """Writes the weights that train to a file, all or nothing, for `restore_weights`."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_suffix(".draft")
     torch.save({name: p.detach().cpu() for name, p in learner.trainable.items()}, draft)
     draft.replace(file)

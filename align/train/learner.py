@@ -162,7 +162,7 @@ class Learner:
 
     def rehearse(self, objective: Objective, trees: Sequence[Tree]) -> None:
         """Forward and backward of the longest of these micro-batches, thrown away: if memory is short, it shows now."""
-        self.backward(objective, self._parts(trees)[0].trees)
+        self.backward(objective, self._parts(trees)[0].trees, last=False)
         self.optimizer.zero_grad(set_to_none=True)
 
     def _parts(self, trees: Sequence[Tree]):

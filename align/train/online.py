@@ -101,7 +101,7 @@ class Loop:
         scores = self._normalized(np.array([t.scores for t in turns]))
         trees = self.credit.assign([t.tree for t in turns], scores, coefficient)
         if self.step == 0:
-            self.learner.rehearse(self.objective(coefficient, None), self._longest(trees[0]))
+            self._rehearse(coefficient, trees[0])
         metrics = readings.of_turns(turns) | readings.of_credit(trees) | {"kl_coefficient": coefficient}
         metrics |= self._learn(trees, coefficient)
         if self.stage.kl.target:
@@ -197,6 +197,12 @@ class Loop:
                 f"the reference is not the policy that begins to train: sampled tokens differ by {error:.2g} nats "
                 f"(tolerance {tolerance:g})"
             )
+
+    def _rehearse(self, coefficient: float, like: Tree) -> None:
+        self.learner.rehearse(self.objective(coefficient, None), self._longest(like))
+        if self.stage.ptx:
+            longest = sorted(self.demonstrations, key=Tree.length, reverse=True)[: self.stage.optim.batch_size]
+            self.learner.rehearse(demonstrated(1.0), longest)
 
     def _longest(self, like: Tree) -> list[Tree]:
         """The longest rows that one update can have, for a rehearsal: the longest prompts with full replies."""

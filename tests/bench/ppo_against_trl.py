@@ -83,10 +83,9 @@ def _stories(seed: int) -> tuple[Policy, list]:
 
 def compared(task: str, work: Work, screen: int, repetitions: int, max_tokens: int) -> Row:
     """Times of both, and of all of TRL's settings."""
-    tried = {}
-    for micro, rollout in TRIED[task]:
-        setting = Setting("trl", min(micro, screen), min(rollout, screen))
-        tried[setting] = _measured(replace(work, ids=work.ids[:screen]), screen, setting)
+    few = replace(work, ids=work.ids[:screen])
+    settings = dict.fromkeys(Setting("trl", min(m, screen), min(r, screen)) for m, r in TRIED[task])
+    tried = {setting: _measured(few, screen, setting) for setting in settings}
     best = min(tried, key=lambda setting: tried[setting]["cpu"])
     ours = [Setting("align", max_tokens, critic=critic) for critic in OURS]
     turns: dict[Setting, list[Row]] = {setting: [] for setting in (*ours, best)}

@@ -172,13 +172,14 @@ def test_policy_critic_reward_and_reference_share_one_backbone(inputs, context):
     assert figures["optimizer bytes"] == 12 * 2 * policy
     assert figures["policy bytes"] == 4 * figures["parameters"]
     assert not {"critic bytes", "reward bytes", "reference bytes"} & figures.keys()
-    full = PPO(**STAGE | {"reward": "$adapted", "doubtful_reward": "allow"}).check(context(inputs))
+    full = PPO(**STAGE | {"reward": "$judge", "doubtful_reward": "allow"}).check(context(inputs))
     weights = 4 * full["parameters"]
-    assert full["reward bytes"] == weights + 4 * reward
+    head = 4 * 32 * (len(parent.tokenizer) - 1)  # the reward model has one score in place of the vocabulary
+    assert full["reward bytes"] == weights - head
     assert [full[f"{part} bytes"] for part in ("policy", "critic", "reference", "optimizer")] == [
         weights, weights, weights, 6 * weights
     ]  # fmt: skip
-    assert full["memory bytes"] == 10 * weights + 4 * reward
+    assert full["memory bytes"] == 10 * weights - head
 
 
 def test_the_reference_is_the_parent_and_stays_it(inputs, context):
