@@ -9,16 +9,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from align.evals.report.draw import LIGHT, Chart, canvas, colour, figure_of, room, short, smooth
+from align.evals.report.draw import LIGHT, Chart, Span, canvas, colour, figure_of, room, short, smooth, spans
 from align.evals.report.material import Made, Material
 from align.evals.statistics import shown
 
-WIDTH = 500
-"""Of charts, in CSS pixels: two stand beside each other on a wide screen."""
+WIDTH = 430
+"""Of charts, in CSS pixels: two stand beside each other on a wide screen, one can still be read on a phone."""
 LIKELIHOOD = ("nll", "perplexity")
 """Metrics of given text, not of replies."""
 BINS = 40
-LEAST = 180
+CELL = 84
+"""Pixels for two percentages."""
+LEAST = 160
 """Pixels for what is drawn between labels."""
 ROW = 21
 """Pixels between two rows of a forest plot."""
@@ -41,23 +43,19 @@ def forest(of: Material, metric: str) -> Chart:
     said = [f"{shown(p['difference'], '+')} [{shown(p['low'])}, {shown(p['high'])}]" for p in pairs]
     left, right = room(labels), room(said)
     with canvas(max(WIDTH, left + right + LEAST), ROW * len(pairs) + 46, left, right) as axes:
-        for y, (pair, text) in enumerate(zip(pairs, said, strict=True)):
-            good = (pair["difference"] > 0) == (of.better[metric] == "higher")
-            tone = LIGHT["better" if good else "worse"] if pair["sure"] else LIGHT["muted"]
-            axes.plot([pair["low"], pair["high"]], [y, y], color=tone, linewidth=2)
-            fill = tone if pair["sure"] else LIGHT["paper"]
-            axes.plot(pair["difference"], y, "o", markersize=6.5, markerfacecolor=fill, markeredgecolor=tone)
+        spans(axes, labels, [_span(pair, of.better[metric]) for pair in pairs])
+        for y, text in enumerate(said):
             axes.text(1.02, y, text, transform=axes.get_yaxis_transform(), va="center", fontsize=10)
         axes.axvline(0, color=LIGHT["ink"], linewidth=1)
-        axes.locator_params(axis="x", nbins=6)
-        axes.set_yticks(range(len(pairs)), labels)
-        axes.set_ylim(len(pairs) - 0.4, -0.6)
-        axes.grid(axis="y", visible=False)
-        axes.spines["left"].set_visible(False)
-        axes.tick_params(axis="y", labelcolor=LIGHT["ink"])
         axes.set_xlabel(f"difference in {metric} ({of.better[metric]} is better)")
     alt = f"Paired differences in {metric}: " + "; ".join(map(" ".join, zip(labels, said, strict=True)))
     return Chart(f"difference-{metric}", metric, alt, pairs, figure_of(axes))
+
+
+def _span(pair: Mapping[str, Any], side: str) -> Span:
+    good = (pair["difference"] > 0) == (side == "higher")
+    tone = LIGHT["better" if good else "worse"] if pair["sure"] else LIGHT["muted"]
+    return Span(pair["difference"], pair["low"], pair["high"], tone, pair["sure"])
 
 
 def wins(of: Material, metric: str) -> Chart:
@@ -65,13 +63,14 @@ def wins(of: Material, metric: str) -> Chart:
     names, labels = of.policies, [short(name) for name in of.policies]
     rates = _win_rates(of, metric)
     left, height = room(labels), 40
-    width = left + max(60, room(labels)) * len(names)
+    width = left + max(CELL, room(labels)) * len(names)
     with canvas(width, height * len(names) + 30, left, 0, 28, 2) as axes:
-        for (policy, other), rate in rates.items():
-            row, column = names.index(policy), names.index(other)
-            tone = LIGHT["better" if rate >= 0.5 else "worse"]
+        for found in rates:
+            row, column, rate = names.index(found["policy"]), names.index(found["baseline"]), found["rate"]
+            tone, equal = LIGHT["better" if rate >= 0.5 else "worse"], found["at_equal_length"]
             axes.add_patch(_square(row, column, tone, 0.08 + 0.72 * abs(rate - 0.5) * 2))
-            axes.text(column, row, f"{rate:.0%}", ha="center", va="center", fontsize=11)
+            text = f"{rate:.0%}" if equal is None else f"{rate:.0%} ({equal:.0%})"
+            axes.text(column, row, text, ha="center", va="center", fontsize=11)
         axes.set_xticks(range(len(names)), labels)
         axes.set_yticks(range(len(names)), labels)
         axes.xaxis.set_ticks_position("top")
@@ -80,9 +79,8 @@ def wins(of: Material, metric: str) -> Chart:
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
         axes.tick_params(labelcolor=LIGHT["ink"])
-    rows = [{"policy": a, "baseline": b, "win_rate": rate} for (a, b), rate in rates.items()]
-    alt = f"Win rates by {metric}: " + "; ".join(f"{a} against {b} {rate:.0%}" for (a, b), rate in rates.items())
-    return Chart(f"wins-{metric}", metric, alt, rows, figure_of(axes))
+    said = "; ".join(f"{found['policy']} against {found['baseline']} {found['rate']:.0%}" for found in rates)
+    return Chart(f"wins-{metric}", metric, f"Win rates by {metric}: {said}", rates, figure_of(axes))
 
 
 def frontiers(of: Material) -> Iterator[Chart]:
@@ -101,7 +99,7 @@ def frontiers(of: Material) -> Iterator[Chart]:
 
 
 def _frontier(of: Material, metric: str, points: Mapping[str, Any], ways: Mapping[str, Any]) -> Chart:
-    with canvas(WIDTH, 300, 52, 24) as axes:
+    with canvas(WIDTH, 270, 52, 16) as axes:
         for name, way in ways.items():
             kl, values = (smooth(numbers) for numbers in way)
             axes.plot(kl, values, color=colour(of.policies.index(name)), linewidth=1.4, alpha=0.5)
@@ -207,14 +205,27 @@ def _pairs(of: Material, metric: str) -> list[dict[str, Any]]:
     return [pair for pair in of.found["pairs"] if pair["metric"] == metric]
 
 
-def _win_rates(of: Material, metric: str) -> dict[tuple[str, str], float]:
-    """(policy, other) -> share of prompts on which the policy is better, ties half."""
-    rates = {}
-    for pair in _pairs(of, metric):
-        higher = (pair["win"] + pair["tie"] / 2) / pair["n"]
-        rate = higher if of.better[metric] == "higher" else 1 - higher
-        rates[pair["policy"], pair["baseline"]], rates[pair["baseline"], pair["policy"]] = rate, 1 - rate
+def _win_rates(of: Material, metric: str) -> list[dict[str, Any]]:
+    """Each policy against each other, both ways; from wins on prompts where the comparison has no rates of replies."""
+    told = [found for found in of.found.get("win_rates", ()) if found["metric"] == metric]
+    rates = []
+    for found in told or [_by_prompt(pair, of.better[metric]) for pair in _pairs(of, metric)]:
+        equal = (found.get("controlled") or {}).get("rate")
+        row = {name: found.get(name) for name in ("policy", "baseline", "rate", "low", "high", "n")}
+        rates.append(row | {"at_equal_length": equal})
+        turned = {
+            "rate": 1 - row["rate"],
+            "low": row["high"] and 1 - row["high"],
+            "high": row["low"] and 1 - row["low"],
+        }
+        turned |= {"policy": row["baseline"], "baseline": row["policy"]}
+        rates.append(row | turned | {"at_equal_length": equal and 1 - equal})
     return rates
+
+
+def _by_prompt(pair: Mapping[str, Any], side: str) -> dict[str, Any]:
+    higher = (pair["win"] + pair["tie"] / 2) / pair["n"]
+    return {**pair, "rate": higher if side == "higher" else 1 - higher, "low": None, "high": None}
 
 
 def _square(row: int, column: int, tone: str, alpha: float) -> Rectangle:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -121,6 +121,30 @@ def canvas(
 def room(labels: Iterable[str]) -> float:
     """Pixels that the longest of some labels takes."""
     return 6.6 * max(map(len, labels), default=0) + 10
+
+
+class Span(NamedTuple):
+    """A value with its interval, and how it is drawn."""
+
+    value: float
+    low: float
+    high: float
+    tone: str
+    filled: bool = True
+
+
+def spans(axes: Axes, labels: Sequence[str], rows: Sequence[Span]) -> None:
+    """One row each, from the top: a dot and a line from low to high."""
+    for y, (value, low, high, tone, filled) in enumerate(rows):
+        axes.plot([low, high], [y, y], color=tone, linewidth=2)
+        fill = tone if filled else LIGHT["paper"]
+        axes.plot(value, y, "o", markersize=6.5, markerfacecolor=fill, markeredgecolor=tone)
+    axes.locator_params(axis="x", nbins=6)
+    axes.set_yticks(range(len(rows)), labels)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.grid(axis="y", visible=False)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", labelcolor=LIGHT["ink"])
 
 
 def figure_of(axes: Axes) -> Figure:

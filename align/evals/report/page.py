@@ -7,7 +7,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from importlib.resources import files
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from align.disk import sha256_of_file
 from align.evals.report import words
 from align.evals.report.charts import charts
 from align.evals.report.draw import POLICIES, Chart, stylesheet
+from align.evals.report.further import best_of, brittleness, ratings
 from align.evals.report.material import COMPARISON, Material, of_artifact
 from align.evals.report.samples import packed
 from align.evals.report.training import accuracies, curves, lineage
@@ -29,6 +30,7 @@ CONTENTS = {
     "frontier": "Cost",
     "replies": "Replies",
     "distributions": "Spread",
+    "brittleness": "Brittleness",
     "rewards": "Reward models",
     "training": "Training",
     "lineage": "Lineage",
@@ -41,7 +43,8 @@ HEAD = 500
 
 def write(of: Material, file: Path, figures: Path | None = None) -> None:
     """Writes the report; with `figures`, every chart as PNG and CSV into that folder too."""
-    drawn = charts(of) | {"rewards": accuracies(of), "training": curves(of), "lineage": lineage(of)}
+    drawn = charts(of) | {"ratings": ratings(of), "best_of": best_of(of), "brittleness": brittleness(of)}
+    drawn |= {"rewards": accuracies(of), "training": curves(of), "lineage": lineage(of)}
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.{os.getpid()}")
     part.write_text(_page(of, drawn), "utf-8")
@@ -95,14 +98,12 @@ def _first_metric(of: Material) -> list[str]:
 
 
 def _verdicts(of: Material) -> list[dict[str, Any]]:
-    """Each verdict with the pair that it is about."""
-    told = [pair for pair in of.found["pairs"] if pair["metric"] in of.better]
-    made = []
-    for text in of.found["verdicts"]:
-        pair = next((p for p in told if text.startswith(f"{p['metric']}: {p['policy']} ")
-                     and f" {p['baseline']}" in text.split(" at n = ")[0].split(": ", 2)[1]), None)  # fmt: skip
-        made.append({"text": text, "pair": pair, "sure": pair is None or pair["sure"]})
-    return made
+    """Each verdict with the pair that it is about: there is one for each pair of a metric with a better side."""
+    pairs = [pair for pair in of.found["pairs"] if pair["metric"] in of.better]
+    return [
+        {"text": text, "pair": pair, "sure": pair is None or pair["sure"]}
+        for text, pair in zip(of.found["verdicts"], chain(pairs, repeat(None)), strict=False)
+    ]
 
 
 def _scores(of: Material) -> list[dict[str, Any]]:
@@ -155,4 +156,6 @@ def _keys(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_cell(part)}" for name, part in value.items())
     return shown(value) if isinstance(value, float) else "" if value is None else str(value)

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.patches import FancyBboxPatch, PathPatch
 from matplotlib.path import Path
 
-from align.evals.report.draw import LIGHT, Chart, canvas, colour, figure_of, room, short, smooth
+from align.evals.report.draw import LIGHT, Chart, Span, canvas, colour, figure_of, room, short, smooth, spans
 from align.evals.report.material import Curve, Made, Material
 from align.evals.statistics import shown
 from align.store import Ancestor
@@ -18,7 +18,7 @@ WATCHED = ("loss", "accuracy", "margin", "reward", "kl", "entropy", "stop", "exp
 """What is drawn of a stage's history, the most telling first; validation and held-out figures come before them."""
 MOST = 4
 """Curves a stage."""
-PANEL = 310
+PANEL = 290
 BOX, GAP, LINE = 132, 46, 46
 """Width of an artifact's box, and the space between columns and rows of boxes."""
 
@@ -62,19 +62,14 @@ def accuracies(of: Material) -> list[Chart]:
     if not rows:
         return []
     labels = [short(row["reward"]) for row in rows]
-    with canvas(500, 26 * len(rows) + 52, room(labels), 24) as axes:
-        for y, row in enumerate(rows):
-            tone = LIGHT["ink" if y % 2 == 0 else "muted"]
-            axes.plot([row["low"], row["high"]], [y, y], color=tone, linewidth=2)
-            axes.plot(row["accuracy"], y, "o", color=tone, markersize=6.5)
+    with canvas(430, 26 * len(rows) + 52, room(labels), 24) as axes:
+        tones = [LIGHT["ink" if i % 2 == 0 else "muted"] for i in range(len(rows))]
+        spans(
+            axes, labels, [Span(r["accuracy"], r["low"], r["high"], tone) for r, tone in zip(rows, tones, strict=True)]
+        )
         axes.axvline(0.5, color=LIGHT["muted"], linewidth=1, linestyle=(0, (3, 3)))
-        axes.set_yticks(range(len(rows)), labels)
-        axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_xlim(min(0.45, *(row["low"] for row in rows)), 1)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-        axes.grid(axis="y", visible=False)
-        axes.spines["left"].set_visible(False)
-        axes.tick_params(axis="y", labelcolor=LIGHT["ink"])
         axes.set_xlabel("right on held-out pairs; dashed: chance")
     alt = "Accuracy on held-out pairs: " + "; ".join(f"{row['reward']} {row['accuracy']:.1%}" for row in rows)
     return [Chart("reward-accuracy", "Accuracy on held-out pairs", alt, rows, figure_of(axes))]

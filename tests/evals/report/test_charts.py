@@ -11,6 +11,7 @@ import pytest
 
 from align.evals.report.charts import charts
 from align.evals.report.draw import COLOURS, smooth
+from align.evals.report.further import best_of, brittleness, ratings
 from align.evals.report.training import _columns, _depths
 
 
@@ -20,17 +21,44 @@ def rows(chart, *keys):
 
 def test_wins_count_ties_half_and_know_which_way_is_better(material):
     quality, refusal = charts(material)["wins"]
-    assert dict(zip(rows(quality, "policy", "baseline"), rows(quality, "win_rate"), strict=True)) == {
-        ("tuned", "base"): (1.0,), ("base", "tuned"): (0.0,), ("same", "base"): (0.5,), ("base", "same"): (0.5,),
-        ("same", "tuned"): (0.0,), ("tuned", "same"): (1.0,),
+    assert {(row["policy"], row["baseline"]): row["rate"] for row in quality.rows} == {
+        ("tuned", "base"): 1.0, ("base", "tuned"): 0.0, ("same", "base"): 0.5, ("base", "same"): 0.5,
+        ("same", "tuned"): 0.0, ("tuned", "same"): 1.0,
     }  # fmt: skip
     assert "tuned against base 100%" in quality.alt
-    for pair in material.found["pairs"]:
-        if pair["metric"] == "refusal":
-            pair |= {"win": 30, "tie": 4, "loss": 6}  # has refused more often
-    (worse,) = [row["win_rate"] for row in charts(material)["wins"][1].rows if row["policy"] == "tuned"][:1]
-    assert worse == pytest.approx(1 - 32 / 40)
-    assert refusal.title == "refusal"
+    # 30 wins and 4 ties of 40 in a metric of which less is better
+    pairs = [pair | {"win": 30, "tie": 4, "loss": 6} for pair in material.found["pairs"]]
+    turned = charts(replace(material, found=material.found | {"pairs": pairs}))["wins"][1]
+    assert (turned.title, turned.rows[0]["policy"], turned.rows[0]["rate"]) == (
+        refusal.title,
+        "tuned",
+        pytest.approx(0.2),
+    )
+
+
+def test_rates_of_replies_come_before_those_of_prompts(material):
+    told = {"metric": "quality", "policy": "tuned", "baseline": "base", "rate": 0.7, "low": 0.6, "high": 0.8, "n": 40,
+            "controlled": {"rate": 0.55, "low": 0.4, "high": 0.7}}  # fmt: skip
+    chart = charts(replace(material, found=material.found | {"win_rates": [told]}))["wins"][0]
+    assert [(r["policy"], r["rate"], r["low"], r["at_equal_length"]) for r in chart.rows] == [
+        ("tuned", 0.7, 0.6, 0.55), ("base", pytest.approx(0.3), pytest.approx(0.2), pytest.approx(0.45)),
+    ]  # fmt: skip
+    assert "70% (55%)" in chart.svg
+
+
+def test_what_only_some_comparisons_have(material):
+    assert ratings(material) == best_of(material) == brittleness(material) == []
+    value = {"value": 10.0, "low": 5.0, "high": 15.0}
+    found = material.found | {
+        "ratings": {"quality": {"base": value, "tuned": value}},
+        "best_of": {"base": [{"n": n, "metric": "quality", **value, "kl": 0.0, "kl_per_token": 0.0} for n in (1, 2)]},
+        "brittleness": {"tuned": {"noise": {"quality": {"difference": -0.1, "low": -0.2, "high": 0.0, "n": 40}}}},
+    }
+    more = replace(material, found=found)
+    (rated,), (best,), (brittle,) = ratings(more), best_of(more), brittleness(more)
+    assert [row["policy"] for row in rated.rows] == ["base", "tuned"] and "base 10" in rated.alt
+    assert [row["n"] for row in best.rows] == [1, 2] and "base of 2 10" in best.alt
+    assert "tuned, noise -0.1" in brittle.alt and "tuned, noise" in brittle.svg
 
 
 def test_the_frontier_starts_from_the_base(material):
