@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+import sqlite3
+import time
 from pathlib import Path
 from typing import Any
+
+RACY_NS = 2_000_000_000
+"""A file younger than this when it was read may change again without a new time stamp; its hash isn't remembered."""
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -63,3 +69,35 @@ def sha256_of_file(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_of(path: Path, known: Path) -> str:
+    """SHA-256 of a file, or of a folder's names and contents, where hidden files don't count.
+
+    Remembered in the database `known` by path, size, time and inode, so that a large file is read once; each at once,
+    so that nobody waits for a folder and a kill loses one file.
+    """
+    with contextlib.closing(sqlite3.connect(known, 60, isolation_level=None)) as memory:
+        memory.execute("create table if not exists files (path primary key, stamp, sha256)")
+        if path.is_file():
+            return _remembered(memory, path)
+        visible = [(p.relative_to(path), p) for p in files_below(path)]
+        visible = [(name, p) for name, p in visible if not any(part.startswith(".") for part in name.parts)]
+        return sha256_of([(str(name), _remembered(memory, p)) for name, p in visible])
+
+
+def _remembered(memory: sqlite3.Connection, path: Path) -> str:
+    name, stamp = str(path.absolute()), _stamp(path)
+    known = memory.execute("select sha256 from files where path = ? and stamp = ?", (name, stamp)).fetchone()
+    if known:
+        return known[0]
+    settled = time.time_ns() - path.stat().st_mtime_ns > RACY_NS
+    found = sha256_of_file(path)
+    if settled and _stamp(path) == stamp:
+        memory.execute("replace into files values (?, ?, ?)", (name, stamp, found))
+    return found
+
+
+def _stamp(path: Path) -> str:
+    now = path.stat()
+    return f"{now.st_size}:{now.st_mtime_ns}:{now.st_ino}"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from align.errors import RecipeError, suggestion
 from align.recipe import Key, Recipe
 from align.recipe.keys import blocks
+from align.recipe.loops import Decision, Find
 from align.registry import file_of
 from align.rewards.base import REWARDS, RewardSpec
 from align.stage import Kind, Stage
@@ -27,7 +28,8 @@ class Step:
     """The registered name of its class."""
     kind: Kind
     key: str
-    state: Literal["cached", "run", "blocked"]
+    state: Literal["cached", "run", "pending", "skipped", "blocked"]
+    """`pending` steps run or are found once a loop is decided; `skipped` ones come after a round that failed."""
     why: str
     changed: tuple[str, ...] = ()
     """What makes its key differ from the last run's, such as `beta: 0.1 -> 0.2`."""
@@ -45,31 +47,79 @@ class Plan:
     keys: Mapping[str, Key]
     """Of every stage and outside input of the recipe."""
     steps: tuple[Step, ...]
+    decisions: Mapping[str, Decision | None] = field(default_factory=dict)
+    """What became of each loop; None while that is open."""
 
     @property
     def to_run(self) -> list[Step]:
-        return [step for step in self.steps if step.state != "cached"]
+        return [step for step in self.steps if step.state not in ("cached", "skipped")]
+
+    def meaning(self, name: str) -> str:
+        """What a result of a loop turned out to be; any other name means itself."""
+        while (loop := self.recipe.loop_of(name)) and (decision := self.decisions.get(loop.name)):
+            name = loop.results[name][decision.round]
+        return name
+
+    def decided(self, name: str) -> str:
+        """A sentence on what a result of a loop turned out to be; empty for other names, and while that is open."""
+        loop = self.recipe.loop_of(name)
+        decision = self.decisions[loop.name] if loop else None
+        return decision.told(f"{name} is {self.meaning(name)}") if decision else ""
+
+    def parent(self, name: str) -> str | None:
+        """What a policy descends from: its stage's own `policy`, or what an open loop began with."""
+        if loop := self.recipe.loop_of(name):
+            return loop.results[name][0]
+        stage = self.recipe.stages.get(name)
+        return self.recipe.inputs(name).get("policy") if stage and stage.makes == "policy" else None
+
+    def needs(self, stage: str) -> list[str]:
+        """The stages that must be there before one can run."""
+        return _needs(self.recipe, stage, self.meaning)
+
+    def stopped(self, stage: str) -> str:
+        """Why a stage of a loop does not run: a round before its own failed its gate. Empty for all others."""
+        for name, loop in self.recipe.loops.items():
+            decision = self.decisions[name]
+            if decision and decision.stopped and loop.round_of(stage) > decision.round + 1:
+                return decision.why
+        return ""
 
 
 def plan(
-    recipe: Recipe, store: Store, *, until: str | None = None, only: str | None = None, fresh: Iterable[str] = ()
-) -> Plan:
+    recipe: Recipe, store: Store, *, until: str | None = None, only: str | None = None, fresh: Iterable[str] = (),
+    made: Container[str] = (),
+) -> Plan:  # fmt: skip
     """What `run` with the same arguments would do.
 
     `until` asks for one stage and all that it needs, `only` for one stage from inputs that are there; `fresh` stages
-    run although their artifact is there, and so do those that were made from it.
+    run although their artifact is there, and so do those that were made from it. The name of a loop stands for its
+    stages. `made` are the stages that this very run has made: gates among them decide, `fresh` or not.
     """
-    fresh = tuple(fresh)
-    chosen = list(_chosen(recipe, until, only, fresh))
-    keys, last = recipe.keys(store.hash_of), store.last(recipe.name)
-    afresh = _afresh(recipe, keys, store, chosen, fresh)
+    chosen, fresh = _chosen(recipe, until, only, tuple(fresh))
+    graph = _graph(recipe, store, store.find)
+    last = {name: run for name, run in store.last(recipe.name).items() if "parts" in run}  # loops' results have none
+    afresh, before = _afresh(graph, store, chosen, fresh), graph.keys
+    if afresh and recipe.loops:
+        # A gate that is made afresh has not spoken yet; what it said before is still in the store.
+        unsaid = {before[name].value for name in afresh if name not in made}
+        graph = _graph(recipe, store, lambda key: None if key in unsaid else store.find(key))
+        afresh = _afresh(graph, store, chosen, fresh)
     steps: list[Step] = []
     for name in chosen:
-        missing = [i for i in _inputs(recipe, name) if i not in chosen and store.find(keys[i].value) is None]
-        left = [n for n in _outdated(recipe, keys, store, chosen, name) if name in afresh]
-        stage, before = recipe.stages[name], last.get(name)
-        steps.append(_step(stage, name, keys[name], store, before, afresh.get(name), missing, left))
-    return Plan(recipe, keys, tuple(steps))
+        missing = [n for n in graph.needs(name) if n not in chosen and store.find(graph.keys[n].value) is None]
+        left = [n for n in _outdated(graph, store, chosen, name) if name in afresh]
+        step = _step(graph, name, store, last.get(name), afresh.get(name), missing, left)
+        steps.append(replace(step, key=before[name].value) if step.state == "pending" else step)
+    return replace(graph, steps=tuple(steps))
+
+
+def _graph(recipe: Recipe, store: Store, find: Find) -> Plan:
+    """The recipe with its keys and what its loops have come to, but no steps."""
+    keys = recipe.keys(store.hash_of, find)
+    loops = recipe.loops.items()
+    decisions = {name: loop.decision(lambda stage: keys[stage].value, find, recipe.smoke) for name, loop in loops}
+    return Plan(recipe, keys, (), decisions)
 
 
 def code_of(stage: Stage) -> str:
@@ -79,18 +129,28 @@ def code_of(stage: Stage) -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16] if files else ""
 
 
-def _chosen(recipe: Recipe, until: str | None, only: str | None, fresh: tuple[str, ...]) -> Iterable[str]:
+def _chosen(
+    recipe: Recipe, until: str | None, only: str | None, fresh: tuple[str, ...]
+) -> tuple[list[str], tuple[str, ...]]:
+    """The stages to look at and those of them to make afresh, each in place of a loop that has it."""
     if until and only:
         raise RecipeError("--until and --only exclude each other: --until also runs what its stage needs")
+    known = [*recipe.stages, *recipe.loops]
     for option, names in (("until", (until,)), ("only", (only,)), ("fresh", fresh)):
         for name in names:
-            if name and name not in recipe.stages:
-                raise RecipeError(f"--{option}: no stage is called {name!r}.{suggestion(name, recipe.stages)}")
-    chosen = [only] if only else _upstream(recipe, until) if until else list(recipe.stages)
-    for name in fresh:
+            if name and name not in known:
+                raise RecipeError(f"--{option}: no stage is called {name!r}.{suggestion(name, known)}")
+    chosen = _stages(recipe, only) if only else _upstream(recipe, until) if until else list(recipe.stages)
+    anew = [stage for name in fresh for stage in _stages(recipe, name)]
+    for name in anew:
         if name not in chosen:
             raise RecipeError(f"--fresh {name}: the stage is not among those to run ({', '.join(chosen)})")
-    return chosen
+    return chosen, tuple(anew)
+
+
+def _stages(recipe: Recipe, name: str) -> list[str]:
+    """A stage, or all stages of a loop."""
+    return list(recipe.loops[name].stages) if name in recipe.loops else [name]
 
 
 class _Afresh(NamedTuple):
@@ -100,15 +160,13 @@ class _Afresh(NamedTuple):
     restart: bool = True
 
 
-def _afresh(
-    recipe: Recipe, keys: Mapping[str, Key], store: Store, chosen: Iterable[str], fresh: tuple[str, ...]
-) -> dict[str, _Afresh]:
+def _afresh(graph: Plan, store: Store, chosen: Iterable[str], fresh: tuple[str, ...]) -> dict[str, _Afresh]:
     """The stages to make afresh: those asked for, those that a stopped run was asked for, and all made from these."""
-    asked, made = {keys[name].value for name in fresh}, dict[str, _Afresh]()
+    asked, made = {graph.keys[name].value for name in fresh}, dict[str, _Afresh]()
     by_key: dict[str, str] = {}
     for name in chosen:
-        key = keys[name].value
-        parents = [i for i in _inputs(recipe, name) if keys[i].value in by_key]
+        key = graph.keys[name].value
+        parents = [i for i in graph.needs(name) if graph.keys[i].value in by_key]
         if key in by_key:
             made[name] = _Afresh(f"is the same as {by_key[key]!r}, which is made afresh", restart=False)
         elif key in asked:
@@ -123,28 +181,37 @@ def _afresh(
     return made
 
 
-def _outdated(
-    recipe: Recipe, keys: Mapping[str, Key], store: Store, chosen: Iterable[str], stage: str
-) -> Iterator[str]:
+def _outdated(graph: Plan, store: Store, chosen: Iterable[str], stage: str) -> Iterator[str]:
     """The stages that are not chosen and whose artifact was made from a stage's."""
-    for name in recipe.stages:
-        if name not in chosen and stage in _upstream(recipe, name) and store.find(keys[name].value):
+    for name in graph.recipe.stages:
+        if name not in chosen and stage in _upstream(graph.recipe, name) and store.find(graph.keys[name].value):
             yield name
 
 
-def _upstream(recipe: Recipe, stage: str) -> list[str]:
-    """A stage and all that it needs, in the recipe's order."""
-    wanted = {stage}
-    for name in reversed(recipe.stages):
-        if name in wanted:
-            wanted.update(_inputs(recipe, name))
-    return [name for name in recipe.stages if name in wanted]
+def _upstream(recipe: Recipe, name: str) -> list[str]:
+    """A stage or loop and all that it needs, in the recipe's order."""
+    wanted = set(_stages(recipe, name))
+    for stage in reversed(recipe.stages):
+        if stage in wanted:
+            wanted.update(_needs(recipe, stage))
+    return [stage for stage in recipe.stages if stage in wanted]
+
+
+def _needs(recipe: Recipe, stage: str, meaning: Callable[[str], str] = str) -> list[str]:
+    """The stages whose results a stage takes; of a loop that is open, all. A later round needs the gate before it."""
+    names: list[str] = []
+    for taken in map(meaning, recipe.inputs(stage).values()):
+        loop = recipe.loop_of(taken)
+        names += loop.stages if loop else [taken]
+    names += [gate for loop in recipe.loops.values() if (gate := loop.gate_before(stage))]
+    return [name for name in dict.fromkeys(names) if name in recipe.stages]
 
 
 def _step(
-    stage: Stage, name: str, key: Key, store: Store, last: dict[str, Any] | None, afresh: _Afresh | None,
+    graph: Plan, name: str, store: Store, last: dict[str, Any] | None, afresh: _Afresh | None,
     missing: list[str], left: list[str],
 ) -> Step:  # fmt: skip
+    stage, key, stopped = graph.recipe.stages[name], graph.keys[name], graph.stopped(name)
     found = None if afresh else store.find(key.value)
     changed = tuple(_differences(last["parts"], key.parts)) if last and last["key"] != key.value else ()
     warning = ""
@@ -153,12 +220,16 @@ def _step(
     if left:
         names = ", ".join(map(repr, left))
         warning = f"it is made afresh, but not what was made from it: {names}. Use --fresh {left[0]} afterwards"
-    if found:
+    if stopped:
+        state, why, found = "skipped", stopped, None
+    elif found:
         state, why = "cached", f"made {found.manifest['finished']}"
     elif key.provisional:
         state, why = "blocked", key.provisional
     elif missing:
         state, why = "blocked", f"needs {', '.join(map(repr, missing))}, which is yet to be made"
+    elif key.awaits:
+        state, why, changed = "pending", f"awaits what the loop {key.awaits!r} decides on", ()
     else:
         state, why = "run", afresh.why if afresh else _why(store, key, last, changed)
     restart = afresh is not None and afresh.restart
@@ -171,11 +242,6 @@ def _why(store: Store, key: Key, last: dict[str, Any] | None, changed: tuple[str
     if changed:
         return "changed: " + ", ".join(changed)
     return "not finished in the last run" if last else "never run"
-
-
-def _inputs(recipe: Recipe, stage: str) -> list[str]:
-    """The stages whose results a stage takes."""
-    return [name for name in dict.fromkeys(recipe.inputs(stage).values()) if name in recipe.stages]
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:

@@ -76,6 +76,7 @@ STAGES: Registry[type[Stage]] = Registry(
         "critique_revise": "align.stages.critique_revise:CritiqueRevise",
         "ai_feedback": "align.stages.ai_feedback:AIFeedback",
         "compare": "align.stages.compare:Compare",
+        "loop_gate": "align.stages.loop_gate:LoopGate",
         "merge": "align.stages.merge:Merge",
         "trl": "align.stages.trl:TRL",
     },

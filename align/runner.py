@@ -12,6 +12,7 @@ An event is a dict with `event`, `time` (seconds since 1970) and, where it is ab
     stage_finished      key, path, metrics, seconds
     stage_failed        error, log (path or null)
     stage_skipped       because
+    loop_decided        loop, round (0: what it began with), stopped, results {name: what it is}, text
     interrupted         the stage saved what it had
     report_written      path: the page about the recipe's last comparison
     run_finished        exit_code, failed, skipped, seconds
@@ -30,6 +31,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
@@ -77,7 +79,8 @@ def check(
 
     What is wrong is in the outcome.
     """
-    with _Run(plan(recipe, store, until=until, only=only, fresh=fresh), store, machine, emit) as running:
+    planned = partial(plan, recipe, store, until=until, only=only, fresh=tuple(fresh))
+    with _Run(planned, store, machine, emit) as running:
         running.check()
     return running.outcome
 
@@ -92,7 +95,8 @@ def run(
     ones take their place, and a run that is stopped meanwhile goes on without `fresh`. Raises RecipeError where a
     stage cannot run at all; other failures are in the outcome.
     """
-    with _Run(plan(recipe, store, until=until, only=only, fresh=fresh), store, machine, emit) as running:
+    planned = partial(plan, recipe, store, until=until, only=only, fresh=tuple(fresh))
+    with _Run(planned, store, machine, emit) as running:
         running.begin()
         if running.check():
             running.run()
@@ -103,14 +107,15 @@ def run(
 class _Run:
     """The state of one run: its workers, its signals, and what became of each stage."""
 
-    def __init__(self, made: Plan, store: Store, machine: Machine, emit: Emit):
-        self.plan, self.store, self.machine, self.outcome = made, store, machine, Outcome(made)
+    def __init__(self, planned: Callable[..., Plan], store: Store, machine: Machine, emit: Emit):
+        self._planned, self.store, self.machine, self.outcome = planned, store, machine, Outcome(planned())
         self._emit_to = emit
         self._started = time.time()
         self._workers: list[Workers] = []
         self._pending: set[str] = set()
         self._told = False
-        self._commit = _commit(made.recipe.base)
+        self._decided: set[str] = set()
+        self._commit = _commit(self.plan.recipe.base)
 
     def __enter__(self) -> _Run:
         self._handlers: dict[int, Any] = {}
@@ -125,6 +130,10 @@ class _Run:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
+    @property
+    def plan(self) -> Plan:
+        return self.outcome.plan
+
     def begin(self) -> None:
         recipe, steps = self.plan.recipe, self.plan.steps
         blocked = [Problem(f"stages.{s.stage}", s.why) for s in steps if s.state == "blocked"]
@@ -135,11 +144,21 @@ class _Run:
         for step in steps:
             if step.warning:
                 self._emit("note", stage=step.stage, level="warning", text=step.warning)
-            if step.artifact:
+        self._settle(steps)
+
+    def _settle(self, steps: Iterable[Step]) -> None:
+        """Remembers what the keys that are final are made of, and records what needs no work."""
+        for step in steps:
+            if step.state == "skipped":
+                self._skip(step.stage, step.why)
+            elif step.artifact:
                 self._made(step.stage, "cached", step.artifact)
                 self._emit("stage_cached", stage=step.stage, **_facts(step.artifact))
-        parts = {s.stage: {"key": s.key, "parts": self.plan.keys[s.stage].parts} for s in steps}
-        self.store.remember(recipe.name, parts)
+        final = [step.stage for step in steps if step.state not in ("skipped", "pending")]
+        keys = {stage: self.plan.keys[stage] for stage in final}
+        parts = {stage: {"key": key.value, "parts": key.parts} for stage, key in keys.items()}
+        self.store.remember(self.plan.recipe.name, parts)
+        self._tell_decisions()
 
     def check(self) -> bool:
         """Checks all stages that will run, in one worker; whether all is well."""
@@ -162,12 +181,43 @@ class _Run:
         for step in self.plan.to_run:
             if step.fresh:
                 self.store.supersede(step.key)  # now, for the next run may be another: this one may be stopped before
-        for step in self.plan.to_run:
-            bad = [n for n in self.plan.recipe.inputs(step.stage).values() if self._is_lost(n)]
-            if bad:
-                self._skip(step.stage, f"'{bad[0]}' {self.outcome.states[bad[0]]}")
+        for name in [step.stage for step in self.plan.to_run]:
+            step = next(step for step in self.plan.steps if step.stage == name)
+            lost = next((n for n in self.plan.needs(name) if self.outcome.states.get(n) in ("failed", "skipped")), None)
+            if self.outcome.states.get(name) in ("cached", "skipped"):
+                continue  # since a loop was decided
+            if lost:
+                self._skip(name, f"{lost!r} {self.outcome.states[lost]}")
             elif not self.outcome.signal:
                 self._do(step, "run")
+                self._decide(name)
+
+    def _decide(self, stage: str) -> None:
+        """Plans again after a gate: what awaited the loop may have its key now, and later rounds may be off."""
+        if any(stage in loop.gates for loop in self.plan.recipe.loops.values()):
+            before = {step.stage: step.state for step in self.plan.steps}
+            self.outcome.plan = self._planned(made=self.outcome.artifacts)
+            waiting = [s for s in self.plan.steps if self.outcome.states.get(s.stage) == "checked"]
+            self._settle([step for step in waiting if step.state != before[step.stage]])
+        self._tell_decisions()
+
+    def _tell_decisions(self) -> None:
+        """Records and tells what loops have come to, once it is there."""
+        plan, recipe = self.plan, self.plan.recipe
+        for name, decision in plan.decisions.items():
+            results = {result: plan.meaning(result) for result in recipe.loops[name].results}
+            made = {result: self.store.find(plan.keys[result].value) for result in results}
+            there = all(made[result] or meaning not in recipe.stages for result, meaning in results.items())
+            if decision is None or name in self._decided or not there:
+                continue
+            self._decided.add(name)
+            for result, artifact in made.items():
+                self.store.link(recipe.name, result, artifact)
+            told = {result: {"key": plan.keys[result].value, "decided": plan.decided(result)} for result in results}
+            self.store.remember(recipe.name, told)
+            text = decision.told(", ".join(f"{result} is {meaning}" for result, meaning in results.items()))
+            facts = {"round": decision.round, "stopped": decision.stopped, "text": text}
+            self._emit("loop_decided", loop=name, results=results, **facts)
 
     def finish(self) -> None:
         code, failed = self.outcome.exit_code, list(self.outcome.errors)
@@ -234,9 +284,6 @@ class _Run:
         self.outcome.states[stage] = "skipped"
         self._emit("stage_skipped", stage=stage, because=because)
 
-    def _is_lost(self, name: str) -> bool:
-        return self.outcome.states.get(name) in ("failed", "skipped")
-
     def _check_disk(self) -> None:
         """Fails the first stage whose files no longer fit beside those of the stages before it."""
         root, needed = self.store.root, list(accumulate(f.get("bytes", 0) for f in self.outcome.figures.values()))
@@ -263,10 +310,12 @@ class _Run:
         )  # fmt: skip
 
     def _input(self, name: str) -> Input:
-        recipe = self.plan.recipe
+        recipe, meaning = self.plan.recipe, self.plan.meaning(name)
+        if meaning != name:
+            return self._input(meaning).model_copy(update={"decided": self.plan.decided(name)})
         made = Input(key=self.plan.keys[name].value, model=recipe.models.get(name), data=recipe.data.get(name))
-        parent = recipe.inputs(name).get("policy") if name in recipe.stages else None
-        if parent is None or recipe.stages[name].makes != "policy" or self.store.find(made.key):
+        parent = self.plan.parent(name)
+        if parent is None or self.store.find(made.key):
             return made
         before = self._input(parent)
         return made.model_copy(update={"forerunner": before.forerunner or before})

@@ -101,6 +101,12 @@ class RecordsRef(Reference):
     kinds = ("records",)
 
 
+class ReportRef(Reference):
+    """What a stage tells of others, such as a comparison."""
+
+    kinds = ("report",)
+
+
 class Stage(BaseModel, ABC):
     """One step of a recipe. Subclasses add fields and `run`; they are final."""
 
@@ -128,6 +134,10 @@ class Stage(BaseModel, ABC):
     def run(self, ctx: Context) -> dict[str, float]:
         """Writes the artifact's files into `ctx.out` and returns its metrics."""
 
+    def measures(self) -> frozenset[str] | None:
+        """The metrics that a report can have, for a gate that asks for one; None where only `run` knows."""
+        return None
+
     def references(self) -> Iterator[tuple[str, Reference]]:
         """(field path, reference) of every reference in the fields, in field order."""
         for name in type(self).model_fields:
@@ -152,7 +162,6 @@ def seed_of(seed: int, *parts: str | int) -> int:
     """A seed below 2**31 for one role of one stage: `hash(run seed, stage, role)`, the same everywhere."""
     text = "\0".join(map(str, (seed, *parts)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
-
 
 
 @dataclass(frozen=True)

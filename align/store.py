@@ -21,14 +21,13 @@ import fcntl
 import json
 import os
 import shutil
-import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
-from align.disk import delete, files_below, sha256_of, sha256_of_file, size_of, sync, sync_folders, write_json
+from align.disk import delete, files_below, hash_of, sha256_of_file, size_of, sync, sync_folders, write_json
 from align.errors import StoreError, suggestion
 from align.stage import Kind
 
@@ -36,8 +35,6 @@ MANIFEST = "manifest.json"
 SUPERSEDES = "supersedes.json"
 """In a work folder: the hash of the manifest whose artifact is to be made again."""
 POLL_SECONDS = 0.2
-RACY_NS = 2_000_000_000
-"""A file younger than this when it was read may change again without a new time stamp; its hash isn't remembered."""
 CACHE_DAYS = 30
 """A cache entry that nobody used for so long can go."""
 
@@ -86,6 +83,8 @@ class Ancestor:
     artifact: Artifact | None
     """None for inputs from outside the recipe and for artifacts that were deleted."""
     inputs: tuple[Ancestor, ...] = ()
+    decided: str = ""
+    """Of a loop's result: what it turned out to be, and why."""
 
 
 class Waste(NamedTuple):
@@ -143,12 +142,13 @@ class Store:
 
         def inputs_of(made: Artifact) -> tuple[Ancestor, ...]:
             if made.key not in known:
-                known[made.key] = tuple(
-                    Ancestor(path, taken["name"], taken["key"], parent, inputs_of(parent) if parent else ())
-                    for path, taken in made.manifest["inputs"].items()
-                    for parent in [self.find(taken["key"])]
-                )
+                known[made.key] = tuple(ancestor(path, taken) for path, taken in made.manifest["inputs"].items())
             return known[made.key]
+
+        def ancestor(path: str, taken: dict[str, str]) -> Ancestor:
+            parent = self.find(taken["key"])
+            inputs = inputs_of(parent) if parent else ()
+            return Ancestor(path, taken["name"], taken["key"], parent, inputs, taken.get("decided", ""))
 
         return Ancestor("", artifact.manifest["stage"], artifact.key, artifact, inputs_of(artifact))
 
@@ -247,9 +247,12 @@ class Store:
 
     # Names for people
 
-    def link(self, recipe: str, stage: str, artifact: Artifact) -> None:
-        """Makes `<recipe>/<stage>` lead to the artifact."""
+    def link(self, recipe: str, stage: str, artifact: Artifact | None) -> None:
+        """Makes `<recipe>/<stage>` lead to the artifact, or nowhere."""
         link = self.root / recipe / stage
+        if artifact is None:
+            link.unlink(missing_ok=True)
+            return
         link.parent.mkdir(parents=True, exist_ok=True)
         target = os.path.relpath(self.inside / "artifacts" / artifact.key, link.parent)
         if link.is_symlink() and os.readlink(link) == target:
@@ -283,21 +286,11 @@ class Store:
     # Contents of files
 
     def hash_of(self, path: Path) -> str:
-        """SHA-256 of a file, or of a folder's names and contents, where hidden files don't count.
-
-        Remembered by path, size, time and inode, so that a large file is read once; each at once, so that nobody waits
-        for a folder and a kill loses one file.
-        """
+        """SHA-256 of a file, or of a folder's names and contents, where hidden files don't count; read once."""
         self.inside.mkdir(parents=True, exist_ok=True)
-        with contextlib.closing(sqlite3.connect(self.inside / "hashes.sqlite", 60, isolation_level=None)) as memory:
-            memory.execute("create table if not exists files (path primary key, stamp, sha256)")
-            if path.is_file():
-                return _remembered(memory, path)
-            if not path.is_dir():
-                raise StoreError(f"{path}: no such file or folder")
-            visible = [(p.relative_to(path), p) for p in files_below(path)]
-            visible = [(name, p) for name, p in visible if not any(part.startswith(".") for part in name.parts)]
-            return sha256_of([(str(name), _remembered(memory, p)) for name, p in visible])
+        if not path.exists():
+            raise StoreError(f"{path}: no such file or folder")
+        return hash_of(path, self.inside / "hashes.sqlite")
 
     # Deleting
 
@@ -373,23 +366,6 @@ def _acquire(file: IO[str]) -> bool:
 
 def _children(folder: Path) -> list[Path]:
     return sorted(folder.iterdir()) if folder.is_dir() else []
-
-
-def _remembered(memory: sqlite3.Connection, path: Path) -> str:
-    name, stamp = str(path.absolute()), _stamp(path)
-    known = memory.execute("select sha256 from files where path = ? and stamp = ?", (name, stamp)).fetchone()
-    if known:
-        return known[0]
-    settled = time.time_ns() - path.stat().st_mtime_ns > RACY_NS
-    found = sha256_of_file(path)
-    if settled and _stamp(path) == stamp:
-        memory.execute("replace into files values (?, ?, ?)", (name, stamp, found))
-    return found
-
-
-def _stamp(path: Path) -> str:
-    now = path.stat()
-    return f"{now.st_size}:{now.st_mtime_ns}:{now.st_ino}"
 
 
 def _settle(path: Path) -> dict[str, Any]:

@@ -51,6 +51,8 @@ class Input(BaseModel):
     data: Data | None = None
     forerunner: Input | None = None
     """Of a policy that is yet to be made: the model that it will descend from, if that is there."""
+    decided: str = ""
+    """Of a loop's result: what it turned out to be, and why."""
 
 
 class Job(BaseModel):
@@ -344,7 +346,7 @@ def _manifest(job: Job, stage: Stage, started: datetime) -> dict[str, Any]:
         "type": stage.name,
         "version": stage.version,
         "fields": job.fields,
-        "inputs": {p: {"name": r.name, "key": job.inputs[r.name].key} for p, r in stage.references()},
+        "inputs": {path: _taken(reference.name, job) for path, reference in stage.references()},
         "seed": job.seed,
         "code": job.code,
         "commit": job.commit,
@@ -356,6 +358,11 @@ def _manifest(job: Job, stage: Stage, started: datetime) -> dict[str, Any]:
         "machine": job.machine.model_dump(mode="json", exclude={"store"}),
         "versions": _versions(),
     }
+
+
+def _taken(name: str, job: Job) -> dict[str, str]:
+    taken = job.inputs[name]
+    return {"name": name, "key": taken.key} | ({"decided": taken.decided} if taken.decided else {})
 
 
 def _device(machine: Machine) -> str:

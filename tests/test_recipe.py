@@ -233,8 +233,6 @@ stages:
         ("{lr: 2e-5}", "{<<: {lr: 3}}", "r.yaml:16: stages.dpo.optim.<<: unknown key '<<'."),
         ("{lr: 2e-5}", "&x [*x]", "r.yaml:16: stages.dpo.optim.0: an alias that contains itself"),
         ("seed: 1", "seed: !!python/name:os.system 1", "r.yaml:2: seed: '1': could not determine a constructor"),
-        ("  dpo:\n", "  cai:\n    rounds: 2\n    start: {}\n  dpo:\n",
-         "r.yaml:13: stages.cai.rounds: loops are not supported by this version of align"),
     ],
 )  # fmt: skip
 def test_one_mistake_is_told_with_its_place_and_what_is_right(old: str, new: str, problem: str) -> None:

@@ -373,7 +373,7 @@ def test_the_hash_of_a_file_is_remembered_until_the_file_changes(store: Store, t
     known = store.hash_of(file)
     assert known == "ca3d163bab055381827226140568f3bef7eaac187cebd76878e0b63e9e442356"
     with monkeypatch.context() as patch:
-        patch.setattr(align.store, "sha256_of_file", lambda path: pytest.fail("read again"))
+        patch.setattr(align.disk, "sha256_of_file", lambda path: pytest.fail("read again"))
         assert Store(store.root).hash_of(file) == known
     file.write_text("[]\n")
     assert store.hash_of(file) != known
@@ -398,7 +398,7 @@ def test_while_a_folder_is_hashed_others_may_write_and_a_failure_loses_one_file(
             raise KeyboardInterrupt
         return sha256_of(path.name)
 
-    monkeypatch.setattr(align.store, "sha256_of_file", slowly)
+    monkeypatch.setattr(align.disk, "sha256_of_file", slowly)
     with pytest.raises(KeyboardInterrupt):
         store.hash_of(folder)
     store.hash_of(folder)

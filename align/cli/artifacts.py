@@ -34,6 +34,9 @@ def history(
     console = Console()
     if address:
         console.print(_tree(where.lineage(artifact(where, address))))
+        recipe, _, stage = address.partition("/")
+        if decided := where.last(recipe).get(stage, {}).get("decided"):
+            console.print(Text(decided, style="dim"), soft_wrap=True)
     else:
         console.print(_list(where))
 
@@ -104,4 +107,5 @@ def _label(ancestor: Ancestor) -> Text:
     label.append(f"{ancestor.field}: " if ancestor.field else "", "dim").append(ancestor.name, "bold")
     if made is None:
         return label.append(f"  {ancestor.key}", "dim")
-    return label.append(f"  {made.kind} {made.key[:SHORT]}  {text.metrics(made.metrics)}", "dim")
+    label.append(f"  {made.kind} {made.key[:SHORT]}  {text.metrics(made.metrics)}", "dim")
+    return label.append(f"  {ancestor.decided}" if ancestor.decided else "", "dim")

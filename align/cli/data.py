@@ -19,6 +19,7 @@ from align.data.checks import Check, Overlap
 from align.data.checks import check as check_files
 from align.errors import RecipeError, suggestion
 from align.machine import machine
+from align.plan import plan
 from align.recipe import Recipe
 from align.stage import Context
 from align.store import Store
@@ -98,10 +99,11 @@ def _training(recipe: Recipe, name: str) -> Training:
 
 
 def _context(recipe: Recipe, name: str, store: Store, console: Console) -> Context:
-    keys = recipe.keys(store.hash_of)
-    inputs = {}
+    known = plan(recipe, store)
+    keys, inputs = known.keys, {}
     for wanted in recipe.inputs(name).values():
-        found = recipe.models.get(wanted) or recipe.data.get(wanted) or store.find(keys[wanted].value)
+        meant = known.meaning(wanted)
+        found = recipe.models.get(meant) or recipe.data.get(meant) or store.find(keys[meant].value)
         if found is None:
             raise RecipeError(
                 f"{name} needs the result of {wanted!r}: align run {text.place(recipe.file)} --until {wanted}"

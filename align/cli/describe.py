@@ -16,8 +16,10 @@ from rich.text import Text
 from align import registry
 from align.cli.schema import Entry, entries, recipe_schema
 from align.data import formats
+from align.recipe.loops import Group as Repeated
 from align.rewards.base import REWARDS
 from align.stage import Stage
+from align.stages.loop_gate import Limit
 from align.train.fields import Training
 from align.train.online_fields import Online
 
@@ -26,13 +28,14 @@ NAME_WIDTH = 24
 
 
 def stages(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A stage, or formats, or rewards.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A stage, or loop, formats or rewards.")] = None,
 ) -> None:
-    """List the stages, or explain one: its inputs, fields and defaults. Also lists row formats and reward rules.
+    """List the stages, or explain one: its inputs, fields and defaults. Also explains loops and lists row formats and
+    reward rules.
 
     Example: align stages dpo
     """
-    lists = {None: _stages, "formats": _formats, "rewards": _rewards}
+    lists = {None: _stages, "formats": _formats, "rewards": _rewards, "loop": _loop}
     Console().print(lists[name]() if name in lists else _explain(registry.stage(str(name))))
 
 
@@ -59,6 +62,12 @@ def _formats() -> Table:
 def _rewards() -> Table:
     rules = ((name, REWARDS[name]) for name in REWARDS.names())
     return _table(("rule", "better", ""), ((n, rule.better or "", summary(rule.function)) for n, rule in rules))
+
+
+def _loop() -> Group:
+    title = Text.assemble(("loop", "bold"), ("  an entry of `stages:` with `rounds`", "dim"))
+    about, limits = (Text(inspect.cleandoc(made.__doc__ or "")) for made in (Repeated, Limit))
+    return Group(title, Text(), about, Text(), Text("gate", style="bold"), limits, Text(), _fields(entries(Repeated)))
 
 
 def _table(columns: Iterable[str], rows: Iterable[tuple[str, ...]]) -> Table:
@@ -92,7 +101,7 @@ def _explain(made: type[Stage]) -> Group:
     return Group(*parts[:-1])
 
 
-def _fields(found: list[Entry]) -> Table:
+def _fields(found: Iterable[Entry]) -> Table:
     table = Table.grid(padding=(0, 2, 1, 0))
     table.add_column(no_wrap=True, max_width=NAME_WIDTH, overflow="fold")
     table.add_column(ratio=1)

@@ -89,7 +89,7 @@ class LogLines:
         match event["event"]:
             case "run_started":
                 yield f"{event['recipe']}: {len(self.progress.rows)} stages"
-            case "note":
+            case "note" | "loop_decided":
                 yield note_line(*self.progress.notes[-1])
             case "stage_cached" | "stage_finished" | "stage_failed" | "stage_skipped" if row:
                 yield f"{row.name}: {outcome(row)}"
@@ -117,7 +117,7 @@ class LiveTable:
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         self.progress.add(event, self.clock())
-        if event["event"] == "note":
+        if event["event"] in ("note", "loop_decided"):
             stage, level, what = self.progress.notes[-1]
             style = "yellow" if level == "warning" else "dim"
             self.console.print(Text(note_line(stage, level, what), style=style))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
@@ -19,7 +20,13 @@ from align.machine import Machine
 from align.runner import Plan, Step
 from align.store import Store
 
-MARKS = {"cached": ("✓", "green"), "run": ("▸", "cyan"), "blocked": ("‖", "yellow")}
+MARKS = {
+    "cached": ("✓", "green"),
+    "run": ("▸", "cyan"),
+    "pending": ("…", "cyan"),
+    "skipped": ("-", "yellow"),
+    "blocked": ("‖", "yellow"),
+}
 
 
 @with_machine
@@ -61,8 +68,12 @@ def show(plan: Plan, console: Console) -> None:
     console.print(table)
     for warning in _warnings(plan):
         console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
-    cached = len(plan.steps) - len(plan.to_run)
-    console.print(Text(f"{len(plan.to_run)} to run, {cached} cached", style="dim"))
+    for result in (result for loop in recipe.loops.values() for result in loop.results):
+        if decided := plan.decided(result):
+            console.print(Text(decided, style="dim"), soft_wrap=True)
+    states = Counter(step.state for step in plan.steps)
+    skipped = f", {states['skipped']} skipped" if states["skipped"] else ""
+    console.print(Text(f"{len(plan.to_run)} to run, {states['cached']} cached{skipped}", style="dim"))
 
 
 def _checked(console: Console) -> Callable[[dict[str, Any]], None]:

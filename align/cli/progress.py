@@ -71,6 +71,9 @@ class Progress:
         if name == "note":
             self.notes.append((event.get("stage", ""), event.get("level", "info"), event["text"]))
             return None
+        if name == "loop_decided":
+            self.notes.append(("", "warning" if event["stopped"] else "info", event["text"]))
+            return None
         if "stage" not in event:
             return None
         row = self.rows.setdefault(event["stage"], Row(event["stage"]))

@@ -60,7 +60,8 @@ def _summary(outcome: runner.Outcome, shown: Display, store: Store, console: Con
     for name, made in outcome.artifacts.items():
         if made.kind == "report":
             report.show(made.path, f"{outcome.plan.recipe.name}/{name}", console)
-            console.print(Text(f"in full: {where / name / 'comparison.md'}", style="dim"), soft_wrap=True)
+            if (made.path / "comparison.md").is_file():
+                console.print(Text(f"in full: {where / name / 'comparison.md'}", style="dim"), soft_wrap=True)
     if outcome.report:
         console.print(Text(f"\nreport: {outcome.report}", style="bold"), soft_wrap=True)
     for name, error in outcome.errors.items():

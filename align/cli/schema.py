@@ -14,6 +14,7 @@ from pydantic.json_schema import models_json_schema
 
 from align import registry
 from align.recipe.load import Header
+from align.recipe.loops import Group
 from align.stage import Reference
 
 NAMES = {str: "text", int: "integer", float: "number", bool: "yes or no", type(None): "none"}
@@ -73,7 +74,7 @@ def spelled(annotation: Any) -> str:
 def recipe_schema() -> dict[str, Any]:
     """The JSON Schema of a whole recipe, with every registered stage."""
     stages = registry.stages()
-    asked = [(model, "validation") for model in (Header, *stages.values())]
+    asked = [(model, "validation") for model in (Header, Group, *stages.values())]
     references, made = models_json_schema(asked)  # type: ignore[arg-type]
     blocks = made["$defs"]
     chosen = []
@@ -83,12 +84,18 @@ def recipe_schema() -> dict[str, Any]:
         fields["properties"] = {"stage": {"const": name}} | fields.get("properties", {})
         chosen.append({"if": {"properties": {"stage": {"const": name}}}, "then": reference})
     recipe = blocks.pop(references[Header, "validation"]["$ref"].rpartition("/")[2])
-    recipe["properties"]["stages"]["additionalProperties"] = {
+    blocks["Step"] = {
         "type": "object",
         "properties": {"stage": {"enum": list(stages), "description": "What this step does."}},
         "required": ["stage"],
         "allOf": chosen,
     }
+    step, group = {"$ref": "#/$defs/Step"}, references[Group, "validation"]
+    within = blocks[group["$ref"].rpartition("/")[2]]["properties"]
+    within["stages"]["additionalProperties"] = step
+    within["gate"] = {"anyOf": [within["gate"]["items"], within["gate"]]}
+    entry = {"if": {"required": ["stages"]}, "then": group, "else": step}
+    recipe["properties"]["stages"]["additionalProperties"] = entry
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$defs": blocks} | recipe
 
 

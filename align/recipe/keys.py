@@ -31,6 +31,7 @@ from align.stage import Reference
 
 if TYPE_CHECKING:
     from align.recipe.load import Recipe
+    from align.recipe.loops import Find, Loop
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,14 @@ class Key:
     """The canonical form that was hashed: comparing two tells what changed."""
     provisional: str = ""
     """Why this cannot be the final key: the hub could not be asked. Enough for a plan, not for a run."""
+    awaits: str = ""
+    """The loop on whose outcome the final key depends."""
 
 
-def keys(recipe: Recipe, hash_of: Callable[[Path], str]) -> dict[str, Key]:
-    """The key of every outside input and every stage of a recipe, by name."""
+def keys(recipe: Recipe, hash_of: Callable[[Path], str], find: Find) -> dict[str, Key]:
+    """The key of every outside input, every stage and every result of a loop of a recipe, by name."""
     made: dict[str, Key] = {}
+    ends = {loop.stages[-1]: loop for loop in recipe.loops.values()}
     for name, entry in {**recipe.models, **recipe.data}.items():
         canonical = _Canonical(recipe.base, hash_of, recipe.smoke, recipe.plugins)
         made[name] = canonical.key(canonical.outside(entry))
@@ -55,6 +59,7 @@ def keys(recipe: Recipe, hash_of: Callable[[Path], str]) -> dict[str, Key]:
         inputs = {path: made[reference.name] for path, reference in stage.references()}
         canonical = _Canonical(recipe.base, hash_of, recipe.smoke, recipe.plugins, names=stage.makes == "report")
         canonical.doubts += [key.provisional for key in inputs.values() if key.provisional]
+        canonical.awaits += [key.awaits for key in inputs.values() if key.awaits]
         parts = {
             "stage": stage.name,
             "version": stage.version,
@@ -63,7 +68,20 @@ def keys(recipe: Recipe, hash_of: Callable[[Path], str]) -> dict[str, Key]:
             "inputs": {path: key.value for path, key in inputs.items()},
         }
         made[name] = canonical.key(parts)
+        if name in ends:
+            made |= dict(_results(ends[name], made, find, recipe.smoke))
     return made
+
+
+def _results(loop: Loop, made: Mapping[str, Key], find: Find, smoke: bool) -> Iterator[tuple[str, Key]]:
+    """The key of each result of a loop: that of what was decided on, or one that awaits the decision."""
+    decision = loop.decision(lambda name: made[name].value, find, smoke)
+    for result, candidates in loop.results.items():
+        if decision:
+            yield result, made[candidates[decision.round]]
+        else:
+            parts = {"one of": [made[name].value for name in candidates]}
+            yield result, Key(_hash(parts), parts, awaits=loop.name)
 
 
 @dataclass
@@ -77,10 +95,10 @@ class _Canonical:
     names: bool = False
     """Whether the names of inputs count; they do in a report, which is read by people."""
     doubts: list[str] = field(default_factory=list)
+    awaits: list[str] = field(default_factory=list)
 
     def key(self, parts: dict[str, Any]) -> Key:
-        value = hashlib.sha256(_dumps(parts).encode()).hexdigest()[:32]
-        return Key(value, parts, self.doubts[0] if self.doubts else "")
+        return Key(_hash(parts), parts, next(iter(self.doubts), ""), next(iter(self.awaits), ""))
 
     def outside(self, entry: Model | Endpoint | Data) -> dict[str, Any]:
         """The identity of an entry of `models:` or `data:`."""
@@ -168,6 +186,10 @@ def _shape(file: Path, folder: Path) -> str:
     if file != folder and file.is_relative_to(folder):
         return file.relative_to(folder).as_posix()
     return "".join(file.suffixes[-2:] if file.suffix == ".gz" else file.suffixes[-1:])
+
+
+def _hash(parts: dict[str, Any]) -> str:
+    return hashlib.sha256(_dumps(parts).encode()).hexdigest()[:32]
 
 
 def _dumps(value: Any) -> str:

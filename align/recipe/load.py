@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,14 +11,15 @@ from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError
 
 from align.config import Config, Data, Endpoint, Model
 from align.errors import AlignError, Problem, RecipeError, suggestion
-from align.recipe import keys, outside
-from align.recipe.lookup import find
-from align.recipe.problems import problems
-from align.recipe.source import Place, Source, read
+from align.recipe import keys, lookup, outside
+from align.recipe.groups import NAME, SAME, Draft, Kinds, is_group, no_name, right_parts
+from align.recipe.loops import Find, Group, Loop, unrolled
+from align.recipe.problems import a, problems
+from align.recipe.source import Place, Source, place_of, read
 from align.registry import STAGES, forget_plugins, load_plugin
-from align.stage import Stage
+from align.stage import Reference, Stage
 
-_NAME = re.compile(r"[A-Za-z][\w-]*")
+Entry = Stage | Draft
 
 
 def _shape(entry: Any) -> str:
@@ -43,7 +43,8 @@ class Header(Config):
     plugins: tuple[str, ...] = ()
     """Python files with stages of one's own, relative to the recipe."""
     stages: dict[str, dict[str, Any]]
-    """The steps, by the name that `$name` refers to; their order follows from the references."""
+    """The steps, by the name that `$name` refers to; their order follows from the references. One with `rounds` is a
+    group of steps that run several times (`align stages loop`)."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class Recipe:
     """By name, each after those it refers to, else in the order of the file."""
     source: Source = field(repr=False)
     """Text and lines, overrides included."""
+    loops: dict[str, Loop] = field(default_factory=dict)
+    """The groups with `rounds`, whose stages are among the others."""
     warnings: tuple[Problem, ...] = ()
     smoke: bool = False
     """Models and datasets are to be replaced by tiny ones of the same shape; keys say so."""
@@ -79,18 +82,26 @@ class Recipe:
         """What each reference of a stage names: `policy` or `data.0` -> the name of a stage, model or dataset."""
         return {path: reference.name for path, reference in self.stages[stage].references()}
 
-    def keys(self, hash_of: Callable[[Path], str]) -> dict[str, keys.Key]:
-        """The content key of every stage and outside input, by name. `hash_of` names a file or folder by content."""
-        return keys.keys(self, hash_of)
+    def loop_of(self, name: str) -> Loop | None:
+        """The loop that decides what a name means, such as `cai` or `cai.reward`; None for all other names."""
+        loop = self.loops.get(name.partition(".")[0])
+        return loop if loop and name in loop.results else None
+
+    def keys(self, hash_of: Callable[[Path], str], find: Find = lambda key: None) -> dict[str, keys.Key]:
+        """The content key of every stage, outside input and result of a loop, by name.
+
+        `hash_of` names a file or folder by content; `find` finds the gates by which loops are decided.
+        """
+        return keys.keys(self, hash_of, find)
 
     def problem(self, where: str, what: str) -> Problem:
         """A problem with one of the recipe's keys, such as `stages.dpo.beta`, with its file and line."""
-        return self.source.problem(_path(where), what)
+        return self.source.problem(place_of(where), what)
 
 
 def load(recipe: Path | str, overrides: Iterable[str] = (), smoke: bool = False) -> Recipe:
     """The recipe at a path or of a name. Raises RecipeError with every problem there is, in the order of the file."""
-    source = read(find(recipe))
+    source = read(lookup.find(recipe))
     for override in overrides:
         source.override(override, tuple(Header.model_fields))
     return _Loading(source, smoke).recipe()
@@ -110,13 +121,14 @@ class _Loading:
         plugins = tuple((self.base / file).resolve() for file in header.plugins)
         self._plugins(plugins)
         self._names()
-        stages = {name: self._stage(name, cls) for name, cls in self._classes()}
-        for name, stage in stages.items():
-            self._check_references(name, stage)
-        order = self._order(stages)
+        entries = dict(self._entries())
+        self._check_references(entries)
+        order = self._order({name: _needs(entry) for name, entry in entries.items()})
         models = outside.mapped(header.models, self._settled, ("models",))
         data = outside.mapped(header.data, self._settled, ("data",))
-        stages = {name: outside.mapped(stages[name], self._settled, ("stages", name)) for name in order}
+        entries = {name: self._whole(name, entries[name]) for name in order}
+        self.source.raise_problems()
+        stages, loops = self._unrolled(entries)
         self.source.raise_problems()
         file = self.source.file.resolve()
         named = header.name or (file.parent.name if file.stem == "recipe" else file.stem)
@@ -129,7 +141,8 @@ class _Loading:
             plugins=plugins,
             stages=stages,
             source=self.source,
-            warnings=tuple(self._unused(stages)),
+            loops=loops,
+            warnings=tuple(self._unused(entries)),
             smoke=self.smoke,
         )
 
@@ -163,75 +176,131 @@ class _Loading:
         for section, kind in (("models", "model"), ("data", "dataset"), ("stages", None)):
             entries = self.source.at((section,))
             for name in entries if isinstance(entries, dict) else ():
-                if not _NAME.fullmatch(name) or name in Header.model_fields:
-                    self.source.add((section, name), f"{name!r} cannot be a name; use letters, digits, '_' and '-'")
+                if not NAME.fullmatch(name) or name in Header.model_fields:
+                    self.source.add((section, name), no_name(name))
                 elif name in self.kinds:
                     self.source.add((section, name), f"{name!r} is taken already; `${name}` must mean one thing")
                 self.kinds.setdefault(name, _shape(entries[name]) if kind == "model" else kind)
 
-    def _classes(self) -> Iterator[tuple[str, type[Stage]]]:
+    def _entries(self) -> Iterator[tuple[str, Entry]]:
+        """Every stage and group that can be told to be one, with what is right of it."""
         entries = self.source.at(("stages",))
         if entries == {}:
             self.source.add(("stages",), "a recipe needs at least one stage")
         for name, fields in entries.items() if isinstance(entries, dict) else ():
-            if not isinstance(fields, dict):
-                continue
-            kind = fields.get("stage")
-            if "rounds" in fields:
-                self.source.add(("stages", name, "rounds"), "loops are not supported by this version of align")
-            elif kind is None:
-                self.source.add(("stages", name), f"`stage:` is missing. There are: {', '.join(STAGES.names())}")
-            elif kind not in STAGES:
-                what = f"no stage is called {kind!r}.{suggestion(str(kind), STAGES.names())}"
-                self.source.add(("stages", name, "stage"), what)
-            else:
-                self.kinds[name] = STAGES[kind].makes
-                yield name, STAGES[kind]
+            if isinstance(fields, dict) and is_group(fields):
+                entry = self._group(name, fields)
+                self.kinds |= entry.kinds_outside()
+                yield name, entry
+            elif isinstance(fields, dict) and (stage := self._stage(("stages", name), fields)):
+                self.kinds[name] = stage.makes
+                yield name, stage
 
-    def _stage(self, name: str, cls: type[Stage]) -> Stage:
-        """The stage; where something is wrong with it, that is noted and the stage has only what is right."""
-        path: Place = ("stages", name)
-        fields = {key: value for key, value in self.source.at(path).items() if key != "stage"}
+    def _group(self, name: str, fields: dict[str, Any]) -> Draft:
+        place: Place = ("stages", name)
+        try:
+            group = Group.model_validate(fields)
+        except ValidationError as error:
+            for below, what in problems(error, Group, fields):
+                self.source.add((*place, *below), what)
+            group = right_parts(fields)
+        stages = {}
+        for inner, block in group.stages.items():
+            if is_group(block):
+                self.source.add((*place, "stages", inner), "a group stands by itself, not within another")
+            elif stage := self._stage((*place, "stages", inner), block):
+                stages[inner] = stage
+        return Draft(name, group, stages, self.source)
+
+    def _stage(self, place: Place, fields: dict[str, Any]) -> Stage | None:
+        """The stage of a block; where something is wrong, that is noted and the stage has only what is right."""
+        kind = fields.get("stage")
+        if kind is None:
+            self.source.add(place, f"`stage:` is missing. There are: {', '.join(STAGES.names())}")
+        elif kind not in STAGES:
+            self.source.add((*place, "stage"), f"no stage is called {kind!r}.{suggestion(str(kind), STAGES.names())}")
+        else:
+            return self._right(place, STAGES[kind], {key: value for key, value in fields.items() if key != "stage"})
+        return None
+
+    def _right(self, place: Place, cls: type[Stage], fields: dict[str, Any], note: str = "") -> Stage:
         try:
             return cls.model_validate(fields, context={"base": self.base})
         except ValidationError as error:
             for below, what in problems(error, cls, fields):
-                self.source.add((*path, *below), what)
+                self.source.add((*place, *below), note + what)
         return _what_is_right(cls, fields)
 
-    def _check_references(self, name: str, stage: Stage) -> None:
-        for where, reference in stage.references():
-            here = _path(f"stages.{name}.{where}")
-            if reference.name not in self.kinds:
-                near = suggestion(reference.name, self.kinds)
-                self.source.add(here, f"no stage, model or dataset is called {reference.name!r}.{near}")
-                continue
-            kind = self.kinds[reference.name]
-            if kind is not None and {"model": "policy", "dataset": "records"}.get(kind, kind) not in reference.kinds:
-                needs = " or ".join(map(_a, reference.kinds))
-                is_ = f"is {_a(kind)}" if kind in ("model", "endpoint", "dataset") else f"makes {_a(kind)}"
-                self.source.add(here, f"needs {needs}, but {reference.name!r} {is_}")
+    def _check_references(self, entries: dict[str, Entry]) -> None:
+        for name, entry in entries.items():
+            if isinstance(entry, Draft):
+                entry.check(self.kinds)
+                within = entry.kinds(self.kinds)
+                for place, reference in entry.references():
+                    self._check_reference(place, reference, within, entries)
+            else:
+                for where, reference in entry.references():
+                    self._check_reference(("stages", name, *place_of(where)), reference, self.kinds, entries)
 
-    def _order(self, stages: dict[str, Stage]) -> list[str]:
-        """Names so that each comes after what it refers to; a cycle is noted."""
+    def _check_reference(self, here: Place, reference: Reference, kinds: Kinds, entries: dict[str, Entry]) -> None:
+        if reference.name not in kinds:
+            groups = [e for e in entries.values() if isinstance(e, Draft) and e.owns(reference.name)]
+            what = f"no stage, model or dataset is called {reference.name!r}.{suggestion(reference.name, kinds)}"
+            if groups:
+                what = f"{reference} is for the stages of the group {groups[0].name!r}. Did you mean ${groups[0].name}?"
+            self.source.add(here, what)
+            return
+        kind = kinds[reference.name]
+        if kind is not None and SAME.get(kind, kind) not in reference.kinds:
+            needs = " or ".join(map(a, reference.kinds))
+            is_ = f"is {a(kind)}" if kind in SAME else f"makes {a(kind)}"
+            self.source.add(here, f"needs {needs}, but {reference.name!r} {is_}")
+
+    def _order(self, needs: dict[str, list[str]], place: Place = ("stages",)) -> list[str]:
+        """Names so that each comes after what it needs; a cycle is noted. place: where the names stand."""
         order: list[str] = []
 
         def visit(name: str, open_: tuple[str, ...]) -> None:
-            if name in order or name not in stages:
+            if name in order or name not in needs:
                 return
             if name in open_:
                 cycle = " -> ".join((*open_[open_.index(name) :], name))
-                self.source.add(("stages", name), f"needs its own result: {cycle}")
+                self.source.add((*place, name), f"needs its own result: {cycle}")
                 order.append(name)
                 return
-            for _, reference in stages[name].references():
-                visit(reference.name, (*open_, name))
+            for other in needs[name]:
+                visit(other, (*open_, name))
             if name not in order:
                 order.append(name)
 
-        for name in stages:
+        for name in needs:
             visit(name, ())
         return order
+
+    def _whole(self, name: str, entry: Entry) -> Entry:
+        """The entry with what it takes from outside settled, and a group's own stages in order."""
+        if isinstance(entry, Stage):
+            return outside.mapped(entry, self._settled, ("stages", name))
+        place: Place = ("stages", name, "stages")
+        order = self._order({inner: _needs(stage) for inner, stage in entry.stages.items()}, place)
+        stages = {inner: outside.mapped(entry.stages[inner], self._settled, (*place, inner)) for inner in order}
+        return replace(entry, stages=stages)
+
+    def _unrolled(self, entries: dict[str, Entry]) -> tuple[dict[str, Stage], dict[str, Loop]]:
+        stages: dict[str, Stage] = {}
+        loops: dict[str, Loop] = {}
+        for name, entry in entries.items():
+            if isinstance(entry, Stage):
+                stages[name] = entry
+                continue
+            loops[name], made = unrolled(name, entry.group, entry.stages)
+            stages |= made
+            for number, names in enumerate(loops[name].rounds, 1):
+                for inner, unchecked in zip(entry.stages, names, strict=False):
+                    fields = made[unchecked].model_dump(mode="json", by_alias=True)
+                    place = ("stages", name, "stages", inner)
+                    self._right(place, type(made[unchecked]), fields, f"in round {number}: ")
+        return stages, loops
 
     def _settled(self, place: Place, leaf: Path | Model | Endpoint | Data) -> Path | Model | Endpoint | Data:
         """A file or an entry from outside, found to be there; on the hub, at a commit. Servers are not asked."""
@@ -245,12 +314,20 @@ class _Loading:
             self.source.add((*place, "path"), str(error))
         return leaf
 
-    def _unused(self, stages: dict[str, Stage]) -> Iterator[Problem]:
-        used = {reference.name for stage in stages.values() for _, reference in stage.references()}
+    def _unused(self, entries: dict[str, Entry]) -> Iterator[Problem]:
+        used = {name for entry in entries.values() for name in _needs(entry)}
         for section in ("models", "data"):
             for name in self.source.at((section,)) or ():
                 if name not in used:
                     yield self.source.problem((section, name), "no stage refers to it")
+        for entry in entries.values():
+            for place in entry.unused() if isinstance(entry, Draft) else ():
+                yield self.source.problem(place, "no stage of the group refers to it")
+
+
+def _needs(entry: Entry) -> list[str]:
+    """The names that a stage or group refers to; a loop's results by the name of the loop."""
+    return [reference.name.partition(".")[0] for _, reference in entry.references()]
 
 
 def _touches(path: Place, wrong: Iterable[Place]) -> bool:
@@ -267,11 +344,3 @@ def _what_is_right(cls: type[Stage], fields: dict[str, Any]) -> Stage:
         except ValidationError:
             good[name] = None
     return cls.model_construct(**good)
-
-
-def _path(where: str) -> Place:
-    return tuple(int(part) if part.isdigit() else part for part in where.split("."))
-
-
-def _a(noun: str) -> str:
-    return noun if noun == "records" else f"an {noun}" if noun == "endpoint" else f"a {noun}"

@@ -19,21 +19,22 @@ HUB_SECONDS = 3.0
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 Change = Callable[[Place, Any], Any]
+LEAVES = (Path, Model, Endpoint, Data)
 
 
-def mapped(value: Any, change: Change, place: Place = ()) -> Any:
-    """The same value with `change(place, leaf)` for every Path, Model, Endpoint and Data in it, however deep."""
-    if isinstance(value, (Path, Model, Endpoint, Data)):
+def mapped(value: Any, change: Change, place: Place = (), kinds: tuple[type, ...] = LEAVES) -> Any:
+    """The same value with `change(place, leaf)` for every Path, Model, Endpoint and Data in it, or other kinds."""
+    if isinstance(value, kinds):
         return change(place, value)
     if isinstance(value, BaseModel):
         fields = {name: (getattr(value, name), info.alias or name) for name, info in type(value).model_fields.items()}
-        made = {name: mapped(old, change, (*place, key)) for name, (old, key) in fields.items()}
+        made = {name: mapped(old, change, (*place, key), kinds) for name, (old, key) in fields.items()}
         changed = {name: new for name, new in made.items() if new != fields[name][0]}
         return value.model_copy(update=changed) if changed else value
     if isinstance(value, Mapping):
-        return {name: mapped(item, change, (*place, name)) for name, item in value.items()}
+        return {name: mapped(item, change, (*place, name), kinds) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(mapped(item, change, (*place, i)) for i, item in enumerate(value))
+        return type(value)(mapped(item, change, (*place, i), kinds) for i, item in enumerate(value))
     return value
 
 

@@ -35,6 +35,11 @@ def problems(error: ValidationError, model: type[BaseModel], value: Any) -> Iter
             yield here, " or ".join(whats)
 
 
+def a(noun: str) -> str:
+    """A kind of artifact, or what an entry is, with its article."""
+    return noun if noun == "records" else f"an {noun}" if noun == "endpoint" else f"a {noun}"
+
+
 def _place(value: Any, loc: Place, keep_last: bool) -> Place:
     """The part of pydantic's location that the recipe knows; names of union branches are skipped."""
     made: Place = ()

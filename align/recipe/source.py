@@ -111,6 +111,8 @@ class Source:
             return None
         path: Place = (first,)
         for part in rest:
+            if len(path) == 2 and part in (self.at((*path, "stages")) or ()):
+                path = (*path, "stages")  # of a group: `cai.tune.epochs` is short for `cai.stages.tune.epochs`
             path = (*path, int(part) if isinstance(self.at(path), list) and part.isdigit() else part)
         return path
 
@@ -207,6 +209,11 @@ class _Reader:
         if "${" in (self.source.text.splitlines() or [""])[min(line, self.source.text.count("\n") + 1) - 1]:
             what += '; inside { } or [ ] a value with ${...} needs quotes: "${env:NAME}"'
         return Problem("", what, _shown(self.source.file), line)
+
+
+def place_of(where: str) -> Place:
+    """The place that a text such as `stages.dpo.data.0` names."""
+    return tuple(int(part) if part.isdigit() else part for part in where.split("."))
 
 
 def _step_into(parent: Any, part: str | int) -> Any:

@@ -83,6 +83,10 @@ class Compare(Stage):
             raise ValueError(f"best_of: the best of {most} needs {most} replies a prompt; sampling.n is {n}")
         return self
 
+    def measures(self) -> frozenset[str]:
+        unread = () if self.text is not None else ("nll", "perplexity")
+        return frozenset({*METRICS, *names(self.rewards)}.difference(unread))
+
     def check(self, ctx: Context) -> dict[str, Any]:
         prompts = len(self._asked(ctx))
         if prompts < 2:
