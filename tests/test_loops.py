@@ -15,7 +15,7 @@ import pytest
 
 from align.errors import CheckError, RecipeError
 from align.machine import Machine
-from align.recipe import Recipe, load
+from align.recipe import load
 from align.runner import Outcome, check, plan, run
 from align.stage import Context
 from align.stages.loop_gate import LoopGate, judge
@@ -59,7 +59,7 @@ class Folder:
     def write(self, text: str) -> None:
         (self.path / "r.yaml").write_text(text)
 
-    def recipe(self, *overrides: str, smoke: bool = False) -> Recipe:
+    def recipe(self, *overrides: str, smoke: bool = False) -> Any:
         return load(self.path / "r.yaml", overrides, smoke=smoke)
 
     def plan(self, *overrides: str, **options: Any) -> dict[str, str]:
@@ -131,11 +131,11 @@ def test_what_next_leaves_out_stays_and_several_results_have_names(folder: Folde
         "cai.judge": ("liked", "cai@1.like", "cai@2.like"),
         "cai.policy": ("sft", "cai@1.tune", "cai@2.tune"),
     }
-    outcome = folder.run()
-    assert outcome.errors == {} and folder.value("cai.policy") == 2.0
-    assert folder.store.get("loops/cai") == folder.store.get("loops/cai.judge") == outcome.artifacts["cai@2.like"]
+    keys = made.keys(lambda path: path.name)
+    assert keys["after"].awaits == "cai"
 
 
+@pytest.mark.slow
 def test_a_loop_can_begin_with_what_another_decides_on(folder: Folder) -> None:
     text = LOOP.replace("gate: {metric: worn, max_increase: 0.5}", "gate: {metric: worn, max: 1}")
     second = text[text.index("  cai:") : text.index("  after:")].replace("cai:", "more:").replace("$sft", "$cai")
@@ -350,7 +350,7 @@ def test_a_metric_that_was_not_measured_is_an_error_and_no_verdict(tmp_path: Pat
 # Running
 
 
-def test_every_round_that_passes_is_built_upon(folder: Folder) -> None:
+def test_every_round_that_passes_is_built_upon_and_a_stricter_gate_computes_no_round_again(folder: Folder) -> None:
     assert folder.plan() == dict.fromkeys(["sft", *names(1), *names(2)], "run") | {
         "after": "pending", "result": "pending",
     }  # fmt: skip
@@ -368,13 +368,21 @@ def test_every_round_that_passes_is_built_upon(folder: Folder) -> None:
     found = json.loads((outcome.artifacts["result"].path / "comparison.json").read_text())
     assert list(found["policies"]) == ["sft", "cai", "after"]
 
+    assert set(folder.plan().values()) == {"cached"}
+    assert set(folder.run().states.values()) == {"cached"} and folder.trace == []
+    assert [e["text"] for e in folder.told("loop_decided")] == [said]
 
-def test_a_finished_loop_is_found_again_and_another_round_keeps_the_first(folder: Folder) -> None:
+    outcome = folder.run("cai.gate.min_increase=9")
+    assert folder.trace == ["after", "result"]
+    assert (folder.value("cai"), folder.value("after")) == (0.0, 1.0)
+    [decided] = folder.told("loop_decided")
+    assert decided["text"].startswith("cai is sft, as no round passed its gate: the loop stopped after round 1: worn")
+    assert outcome.states["cai@2.gate"] == "skipped" and outcome.exit_code == 0
+
+
+@pytest.mark.slow
+def test_another_round_keeps_the_first(folder: Folder) -> None:
     folder.run("cai.rounds=1")
-    assert set(folder.plan("cai.rounds=1").values()) == {"cached"}
-    outcome = folder.run("cai.rounds=1")
-    assert set(outcome.states.values()) == {"cached"} and folder.trace == []
-    assert [e["results"] for e in folder.told("loop_decided")] == [{"cai": "cai@1.tune"}]
     made = folder.plan()
     assert [n for n, state in made.items() if state != "cached"] == [*names(2), "after", "result"]
     folder.run()
@@ -399,14 +407,7 @@ def test_a_round_that_fails_its_gate_stops_the_loop_and_the_better_policy_stays(
     assert {state for n, state in made.items() if n not in names(4)} == {"cached"}
 
 
-def test_where_no_round_passes_it_is_what_the_loop_began_with(folder: Folder) -> None:
-    outcome = folder.run("cai.gate.min_increase=9")
-    assert (folder.value("cai"), folder.value("after")) == (0.0, 1.0)
-    [decided] = folder.told("loop_decided")
-    assert decided["text"].startswith("cai is sft, as no round passed its gate: the loop stopped after round 1: worn")
-    assert outcome.states["cai@2.tune"] == "skipped"
-
-
+@pytest.mark.slow
 def test_what_a_loop_began_with_may_be_a_model_from_outside(folder: Folder) -> None:
     folder.run()
     assert folder.store.get("loops/cai")
@@ -416,22 +417,15 @@ def test_what_a_loop_began_with_may_be_a_model_from_outside(folder: Folder) -> N
     assert not (folder.store.root / "loops" / "cai").exists()  # nothing made here is what it means
 
 
-def test_a_stricter_gate_computes_nothing_again_but_what_follows_from_it(folder: Folder) -> None:
-    folder.run()
-    folder.run("cai.gate.max_increase=0.4")
-    assert folder.trace == [] and len(folder.told("stage_finished")) == 2  # the gates
-    folder.run("cai.gate.min_increase=9")
-    assert folder.trace == ["after", "result"]
-
-
 def test_without_a_gate_the_last_round_counts_and_is_known_beforehand(folder: Folder) -> None:
     folder.write(LOOP.replace("    gate: {metric: worn, max_increase: 0.5}\n", ""))
-    assert set(folder.plan().values()) == {"run"}
-    outcome = folder.run("cai.rounds=3")
-    assert folder.value("cai") == 3.0 and "cai@1.gate" not in outcome.states
-    assert [e["text"] for e in folder.told("loop_decided")] == ["cai is cai@3.tune: round 3 is the last"]
+    assert folder.plan() == dict.fromkeys(["sft", *names(1)[:3], *names(2)[:3], "after", "result"], "run")
+    known = plan(folder.recipe("cai.rounds=3"), folder.store)
+    assert known.decided("cai") == "cai is cai@3.tune: round 3 is the last"
+    assert known.keys["cai"] == known.keys["cai@3.tune"]
 
 
+@pytest.mark.slow
 def test_a_killed_loop_goes_on_where_it_was(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KILL", "cai@2.tune")
     outcome = folder.run()
@@ -443,7 +437,7 @@ def test_a_killed_loop_goes_on_where_it_was(folder: Folder, monkeypatch: pytest.
     assert folder.trace == ["cai@2.tune", "cai@2.told", "after", "result"]
 
 
-def test_until_only_and_fresh_take_loops_by_name(folder: Folder) -> None:
+def test_until_and_only_take_loops_by_name(folder: Folder) -> None:
     with pytest.raises(RecipeError, match=r"stages\.after: needs 'cai@1.said', .*'cai@2.gate', which is yet"):
         folder.run(only="after")
     with pytest.raises(RecipeError, match=r"--until: no stage is called 'ca'\. Did you mean 'cai'\?"):
@@ -451,6 +445,10 @@ def test_until_only_and_fresh_take_loops_by_name(folder: Folder) -> None:
     assert list(folder.plan(until="cai@1.told")) == ["sft", "cai@1.said", "cai@1.tune", "cai@1.told"]
     assert list(folder.plan(until="cai@2.said")) == ["sft", *names(1), "cai@2.said"]
     assert list(folder.plan(until="after")) == ["sft", *names(1), *names(2), "after"]
+
+
+@pytest.mark.slow
+def test_a_loop_alone_then_what_takes_its_result(folder: Folder) -> None:
     folder.run(until="cai")
     assert [e["round"] for e in folder.told("loop_decided")] == [2]
     assert folder.run(only="after").states == {"after": "finished"}
@@ -458,6 +456,7 @@ def test_until_only_and_fresh_take_loops_by_name(folder: Folder) -> None:
     assert folder.plan(only="cai", fresh=["cai"]) == dict.fromkeys([*names(1), *names(2)], "run")
 
 
+@pytest.mark.slow
 def test_a_loop_that_is_made_afresh_decides_anew(folder: Folder) -> None:
     before = folder.run().artifacts
     fresh = folder.plan(fresh=["cai@2.tune"])
@@ -469,6 +468,7 @@ def test_a_loop_that_is_made_afresh_decides_anew(folder: Folder) -> None:
     assert known[1] is not None and set(folder.plan().values()) == {"cached"}
 
 
+@pytest.mark.slow
 def test_what_a_stopped_run_was_to_make_afresh_is_not_taken_for_done(folder: Folder, monkeypatch) -> None:
     folder.run()
     monkeypatch.setenv("KILL", "after")

@@ -21,11 +21,10 @@ import numpy as np
 from scipy.stats import binomtest, norm, t
 
 from align.errors import CheckError
+from align.evals import ENOUGH
 
 LEVEL = 0.95
 RESAMPLES = 9999
-ENOUGH = 10
-"""With fewer prompts no interval is wide enough to conclude anything from."""
 CHUNK = 1000
 """Resamples of one matrix product."""
 KEPT = 2**14

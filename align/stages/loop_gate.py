@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from align.config import Config
 from align.errors import CheckError
+from align.evals import ENOUGH
 from align.stage import Context, PolicyRef, ReportRef, Stage
 from align.store import Artifact
 
@@ -144,8 +145,6 @@ class LoopGate(Stage):
 
 def judge(demands: bool, low: float, high: float, threshold: float, n: int) -> Verdict:
     """The verdict on a quantity that should not be above a threshold, or on one that must be."""
-    from align.evals.statistics import ENOUGH
-
     if n < ENOUGH or low <= threshold < high:
         return "not distinguishable"
     if demands:
