@@ -54,7 +54,7 @@ def test_an_unknown_stage_gets_a_suggestion(align):
 
 def test_the_schema_knows_every_stage_and_its_fields(align):
     schema = json.loads(align("schema").out)
-    stage = schema["properties"]["stages"]["additionalProperties"]
+    stage = schema["$defs"]["Step"]
     assert stage["properties"]["stage"]["enum"] == list(registry.stages())
     dpo = next(c["then"]["$ref"] for c in stage["allOf"] if c["if"]["properties"]["stage"]["const"] == "dpo")
     fields = schema["$defs"][dpo.removeprefix("#/$defs/")]
@@ -62,6 +62,20 @@ def test_the_schema_knows_every_stage_and_its_fields(align):
     assert fields["properties"]["beta"]["default"] == 0.1
     assert fields["additionalProperties"] is False
     assert "policy" in fields["required"]
+
+
+def test_an_entry_of_the_schema_is_a_step_or_a_loop_of_steps(align):
+    schema = json.loads(align("schema").out)
+    entry = schema["properties"]["stages"]["additionalProperties"]
+    assert entry["if"] == {"required": ["stages"]} and entry["else"] == {"$ref": "#/$defs/Step"}
+    loop = schema["$defs"][entry["then"]["$ref"].removeprefix("#/$defs/")]
+    assert loop["properties"]["stages"]["additionalProperties"] == {"$ref": "#/$defs/Step"}
+    assert set(loop["required"]) == {"rounds", "start", "stages", "next"}
+
+
+def test_stages_explains_loops(align):
+    shown = align("stages", "loop").out
+    assert "gate.max_increase" in shown and "not distinguishable" in " ".join(shown.split())
 
 
 def test_every_reference_within_the_schema_leads_somewhere(align):
