@@ -59,10 +59,12 @@ def annotate(
         raise RecipeError(f"{source}: nothing to vote on: all replies to each of {len(found)} prompts are the same")
     console = Console(highlight=False)
     if alike:
-        console.print(f"{len(alike)} prompts are left out: all replies to them are the same")
+        console.print(f"left out, because all replies are the same: {len(alike):,} of {len(found):,} prompts")
     fewer = sum(len(item.replies) > replies for item in found)
     if fewer:
-        console.print(f"{fewer} prompts have more replies than {replies}; --replies shows more of them")
+        console.print(
+            f"{fewer:,} of {len(found):,} prompts have more than {replies} replies; --replies shows more of them"
+        )
     folder = out or Path("annotations") / text.joined(source)
     log = Log(folder / "votes.jsonl")
     vote_on_page(Poll(items, log, seed), Outcome(log, folder, ties), port, opened, console)

@@ -33,7 +33,7 @@ async function ask(path, body = {}) {
       body: JSON.stringify({ annotator, ...body }),
     });
   } catch {
-    throw new Error("The server does not answer. All confirmed votes are saved; start it again and open the new address.");
+    throw new Error("The server does not answer. Confirmed votes are saved; start it again and open the new address.");
   }
   const found = await response.json().catch(() => ({ error: `The server answered ${response.status}.` }));
   if (!response.ok) throw Object.assign(new Error(found.error), { status: response.status });
@@ -76,7 +76,8 @@ function show(found, said = "") {
   find("count").textContent = total === null ? `${done} voted` : `${done} of ${total}`;
   find("bar").hidden = total === null;
   find("bar").value = total ? done / total : 0;
-  find("conversation").replaceChildren(...state.prompt.map((turn) => turnOf(turn, state.prompt.length > 1)));
+  const named = state.prompt.length > 1 || state.prompt[0]?.role === "system";
+  find("conversation").replaceChildren(...state.prompt.map((turn) => turnOf(turn, named)));
   find("replies").className = `replies ${["", "", "two"][item?.replies.length ?? 0] ?? "many"}`;
   find("replies").replaceChildren(...(item?.replies ?? []).map(replyOf));
   find("over").hidden = Boolean(item) || chat;
@@ -134,7 +135,9 @@ function voteButtons() {
       button("2", "Reply 2 is better", () => choose(1)),
     ];
   }
-  const replies = Array.from({ length: count }, (_, i) => button(`${i + 1}`, "", () => choose(i), "narrow", `Reply ${i + 1} is next`));
+  const replies = Array.from({ length: count }, (_, i) =>
+    button(`${i + 1}`, "", () => choose(i), "narrow", `Reply ${i + 1} is next`),
+  );
   return count ? [...replies, button("=", "as good", equal, "narrow"), button("Enter", "Save", saveRanking, "save")] : [];
 }
 
@@ -277,12 +280,14 @@ function agreementOf(found) {
   if (!found) return "Agreement is measured once two people have voted on the same replies.";
   const bounds = found.low === null ? "" : ` [${found.low.toFixed(2)}, ${found.high.toFixed(2)}]`;
   const value = found.value === null ? "says nothing where all votes are alike" : `${found.value.toFixed(2)}${bounds}`;
-  return `${found.measure} ${value}; ${Math.round(100 * found.same)} % of votes on the same pair are equal, n = ${found.n}.`;
+  const same = `${Math.round(100 * found.same)} % of votes on the same pair are equal`;
+  return `${found.measure} ${value}; ${same}, n = ${found.n}.`;
 }
 
 function winRate(row) {
   const bounds = "low" in row ? ` [${(100 * row.low).toFixed(0)}, ${(100 * row.high).toFixed(0)}]` : "";
-  return [`${row.policy} over ${row.baseline}`, `${(100 * row.rate).toFixed(0)} %${bounds}`, row.win, row.tie, row.loss, row.n];
+  const rate = `${(100 * row.rate).toFixed(0)} %${bounds}`;
+  return [`${row.policy} over ${row.baseline}`, rate, row.win, row.tie, row.loss, row.n];
 }
 
 async function openResults() {
@@ -293,7 +298,8 @@ async function openResults() {
     return complain(error);
   }
   const people = Object.entries(found.annotators).map(([name, counts]) => [name, ...Object.values(counts)]);
-  const even = found.even ? ` Pairs that came out even: ${found.even}, ${found.ties === "drop" ? "left out" : "label 0.5"}.` : "";
+  const kept = found.ties === "drop" ? "left out" : "label 0.5";
+  const even = found.even ? ` Pairs that came out even: ${found.even}, ${kept}.` : "";
   const parts = [
     table(["", "votes", "skipped", "corrections", "flagged"], people),
     element("h3", {}, "Agreement"), element("p", {}, agreementOf(found.agreement)),
@@ -304,7 +310,8 @@ async function openResults() {
     element("p", {}, `${found.preferences} preferences and ${found.demonstrations} demonstrations.${even}`),
   ];
   if (found.entries) {
-    const copy = element("button", { type: "button", class: "quiet", onclick: () => navigator.clipboard.writeText(found.entries) }, "Copy");
+    const onclick = () => navigator.clipboard.writeText(found.entries);
+    const copy = element("button", { type: "button", class: "quiet", onclick }, "Copy");
     parts.push(element("pre", { tabindex: "0" }, found.entries), copy);
   }
   find("results-body").replaceChildren(...parts);

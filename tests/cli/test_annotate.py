@@ -38,7 +38,7 @@ def test_records_become_votes_preferences_and_lines_for_a_recipe(align, served, 
     write([*samples("a", "x", "same", "y"), *samples("b", "z", "same", "w")], tmp_path / "replies.jsonl")
     done = align("annotate", "replies.jsonl", "--no-open")
     assert done.code == 0
-    assert "1 prompts are left out: all replies to them are the same" in done.out
+    assert "left out, because all replies are the same: 1 of 3 prompts" in done.out
     assert "votes: ann 2" in done.out and "a preferred over b" in done.out and "2 preferences" in done.out
     folder = tmp_path / "annotations" / "replies.jsonl"
     assert f"preferences: {{path: {folder / 'preferences.jsonl'}}}" in done.out
@@ -50,7 +50,7 @@ def test_records_become_votes_preferences_and_lines_for_a_recipe(align, served, 
 def test_many_replies_are_drawn_from_and_the_rest_is_said(align, served, tmp_path):
     write([Sample("0", say("0?"), f"reply {i}", "a", index=i) for i in range(9)], tmp_path / "many.jsonl")
     done = align("annotate", "many.jsonl", "--no-open", "--replies", "2")
-    assert "1 prompts have more replies than 2; --replies shows more of them" in done.out
+    assert "1 of 1 prompts have more than 2 replies; --replies shows more of them" in done.out
     assert len(served[0].items[0].replies) == 2
 
 
