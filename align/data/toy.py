@@ -28,7 +28,7 @@ from align.records import Demonstration, Message, Messages, Preference, Prompt, 
 
 Topic = Literal["sum", "fact", "harmful", "harmless"]
 Split = Literal["train", "test"]
-Kind = Literal["text", "demonstrations", "helpful", "preferences", "prompts", "transcripts"]
+Kind = Literal["text", "demonstrations", "helpful", "preferences", "prompts", "redteam", "transcripts"]
 
 OPENINGS = ("", "Hello!", "Good morning.", "Excuse me.", "Hey you!", "Quick question.", "Please help me.", "Listen.")
 SUM_FORMS = ("What is {}?", "How much is {}?", "Can you add {}?", "Tell me the sum of {}.")
@@ -111,11 +111,13 @@ def generate(kind: Kind, seed: int, rows: PositiveInt | None = None, split: Spli
 
     rows: how many; none means as many as the quickstart needs, and for prompts every one there is. Only prompts are
     all different. Text is laid out as the `plain` chat template does it. `helpful` are demonstrations without harmful
-    prompts, `transcripts` text in which replies are criticised, revised and compared.
+    prompts, `redteam` prompts that are harmful or sound so, `transcripts` text in which replies are criticised, revised
+    and compared.
     """
     draw = random.Random(f"{seed}/{kind}/{split}")
-    if kind == "prompts":
-        return list(_prompts(rows, split, draw))
+    if kind in ("prompts", "redteam"):
+        topics: tuple[Topic, ...] = ("harmful", "harmless") if kind == "redteam" else get_args(Topic)
+        return list(_prompts(rows, split, draw, topics))
     make, usual = MAKERS[kind] if kind != "transcripts" else _transcripts()
     return [make(f"{kind}-{split}-{row}", split, draw) for row in range(rows or usual)]
 
@@ -277,10 +279,13 @@ def _preference(id: str, split: Split, draw: random.Random) -> Preference:
     return Preference(id, _turns("user", prompt), _turns("assistant", better), _turns("assistant", worse))
 
 
-def _prompts(rows: int | None, split: Split, draw: random.Random) -> Iterator[Prompt]:
-    prompts = list(questions(split))
+def _prompts(
+    rows: int | None, split: Split, draw: random.Random, topics: Sequence[Topic]
+) -> Iterator[Prompt]:
+    prompts = [prompt for prompt, asked in questions(split).items() if asked.topic in topics]
     if rows is not None and rows > len(prompts):
-        raise DataError(f"the toy world has {len(prompts)} prompts in its {split} split; {rows} are asked for")
+        what = "prompts" if len(topics) == len(get_args(Topic)) else f"{' and '.join(topics)} prompts"
+        raise DataError(f"the toy world has {len(prompts)} {what} in its {split} split; {rows} are asked for")
     draw.shuffle(prompts)
     for prompt in prompts[:rows]:
         yield Prompt(prompt_id(_turns("user", prompt)), _turns("user", prompt), {"topic": question(prompt).topic})

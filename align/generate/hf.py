@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,9 +20,12 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from align.config import Sampling
+from align.data.tree import Layout
+from align.data.trie import WIDTH
 from align.errors import CheckError, TrainingError
 from align.generate.base import Completion, Progress, uniforms
 from align.generate.choices import choose
+from align.models.attention import layout_for
 from align.models.preview import context_of
 from align.records import Messages
 
@@ -66,7 +70,13 @@ class HFGenerator:
     def choose(
         self, questions: Sequence[Messages], options: Sequence[str], progress: Progress | None = None
     ) -> np.ndarray:
-        return choose(self.policy, questions, options, self.max_tokens, progress)
+        return choose(self.policy, questions, options, self.max_tokens, self._layout, progress)
+
+    @cached_property
+    def _layout(self) -> Layout:
+        """Whether the model can be trusted with questions that share their beginnings in a row."""
+        config = self.policy.model.config
+        return layout_for(config, config._attn_implementation, min(self.max_tokens, WIDTH))[0]
 
     def _prompts(self, prompts: Sequence[Messages], limit: int) -> Iterator[tuple[list[int], int]]:
         """The ids of each prompt and how many tokens may follow them."""

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from align.generate.feedback import Judge
     from align.generate.pairs import Item, Replies
 
+PAIR = Sampling(n=2)
+CLAMP = (0.4, 0.6)
 ANSWER = 8
 """Tokens of an answer and of what asks for it after reasoning, in the room that a question needs."""
 
@@ -49,11 +51,11 @@ class AIFeedback(Stage):
     """Who judges; none means the policy itself."""
     principles: int = Field(4, ge=1)
     """How many principles are drawn for each pair; the label is the mean over them."""
-    sampling: Sampling = Sampling(n=2)
+    sampling: Sampling = PAIR
     """How replies are drawn; n of them make n / 2 pairs."""
     reasoning: Sampling | None = None
     """Let the judge think in words before it answers, drawn so; none means that it answers at once."""
-    clamp: tuple[float, float] = (0.4, 0.6)
+    clamp: tuple[float, float] = CLAMP
     """After reasoning, probabilities are kept within this: a model that has argued is too sure of its answer."""
     min_margin: float = Field(0.0, ge=0, lt=0.5)
     """Labels no farther than this from a half are ties."""
@@ -73,9 +75,9 @@ class AIFeedback(Stage):
             raise ValueError("policy: say who writes (`policy:`), who judges (`judge:`), or both")
         if self.policy is not None and self.sampling.n % 2:
             raise ValueError(f"sampling: replies are judged in pairs; n is {self.sampling.n}")
-        if self.policy is None and "sampling" in self.model_fields_set:
+        if self.policy is None and self.sampling != PAIR:
             raise ValueError("sampling: without policy, nothing is sampled; remove it")
-        if self.reasoning is None and "clamp" in self.model_fields_set:
+        if self.reasoning is None and self.clamp != CLAMP:
             raise ValueError("clamp: has no effect without reasoning")
         if not self.clamp[0] <= 0.5 <= self.clamp[1]:
             raise ValueError("clamp: a probability of one half must be within it")

@@ -33,7 +33,7 @@ def rates(pairs):
     }
 
 
-@pytest.mark.parametrize("kind", ["text", "demonstrations", "helpful", "preferences", "prompts", "transcripts"])
+@pytest.mark.parametrize("kind", ["text", "demonstrations", "helpful", "preferences", "prompts", "redteam", "transcripts"])
 def test_a_seed_makes_the_same_rows_and_another_seed_others(kind):
     rows = toy.generate(kind, 0, 50)
     assert rows == toy.generate(kind, 0, 50)
@@ -68,6 +68,9 @@ def test_prompts_are_all_different_and_no_more_than_there_are():
     prompts = toy.generate("prompts", 0, split="test")
     assert {p.prompt[0].content for p in prompts} == toy.questions("test").keys()
     assert len(prompts) == 672
+    assert {toy.question(p.prompt[0].content).topic for p in toy.generate("redteam", 0)} == {"harmful", "harmless"}
+    with pytest.raises(DataError, match="576 harmful and harmless prompts in its train split; 577"):
+        toy.generate("redteam", 0, 577)
     with pytest.raises(DataError, match="672 prompts in its test split; 673"):
         toy.generate("prompts", 0, 673, "test")
 

@@ -6,7 +6,9 @@ import torch
 
 from align.config import Model
 from align.errors import CheckError
+from align.generate.choices import choose
 from align.generate.hf import HFGenerator
+from align.models.logprobs import LanguageModel
 from align.models.policy import load_policy
 from align.records import Message
 
@@ -21,9 +23,11 @@ def policy(tiny, byte_tokenizer, tmp_path_factory):
     return load_policy(Model(path=str(folder), template="plain"))
 
 
-def test_options_have_the_models_own_log_probs(policy):
+@pytest.mark.parametrize("max_tokens", [24, 64, 1024])
+@pytest.mark.parametrize("layout", ["plain", "tree"])
+def test_options_have_the_models_own_log_probs(policy, layout, max_tokens):
     options = [" A", " B", " neither"]
-    found = HFGenerator(policy, max_tokens=64).choose(QUESTIONS, options)
+    found = choose(policy, QUESTIONS, options, max_tokens, layout)
     for question, row in zip(QUESTIONS, found, strict=True):
         prompt = policy.chat.prompt(question)
         expected = []
@@ -34,6 +38,23 @@ def test_options_have_the_models_own_log_probs(policy):
             expected.append(float(logits.log_softmax(-1)[range(len(answer)), answer].sum()))
         assert np.allclose(row, np.array(expected) - np.logaddexp.reduce(expected), atol=1e-5)
     assert np.allclose(np.exp(found).sum(1), 1)
+
+
+def test_shared_beginnings_are_computed_once(policy, monkeypatch):
+    computed = []
+    forward = LanguageModel.forward
+    monkeypatch.setattr(
+        LanguageModel, "forward", lambda self, batch: computed.append(batch.tokens) or forward(self, batch)
+    )
+    asked = [(Message("user", "The same long story before each question. " + end),) for end in ("Is it A?", "Is it B?")]
+    generator = HFGenerator(policy, max_tokens=1024)
+    shared = generator.choose(asked, ["A", "B"])
+    alone = choose(policy, asked, ["A", "B"], 1024, "plain")
+    assert np.allclose(shared, alone, atol=1e-5)
+    # A byte is a token: the prompt's beginning once, then "A?" or "B?" with what the template writes, and " " of " A".
+    beginning = len(policy.chat.prompt(asked[0])) - len("A?\n\nAssistant:")
+    assert computed[-2] == beginning + 2 * len("A?\n\nAssistant: ")
+    assert computed[-1] == 4 * (beginning + len("A?\n\nAssistant: A"))
 
 
 def test_options_that_are_the_same_tokens_are_refused(policy):

@@ -131,12 +131,18 @@ def test_a_policy_writes_and_judges_itself(artifacts, prompts, context):
         stage.run(ctx)
 
 
+def test_a_stage_is_read_back_from_what_it_says_itself():
+    """As the worker gets it: every field in full."""
+    stage = AIFeedback.model_validate(GIVEN)
+    assert AIFeedback.model_validate(stage.model_dump(mode="json", by_alias=True)) == stage
+
+
 @pytest.mark.parametrize(
     ("more", "what"),
     [
         ({"judge": None}, "policy: say who writes"),
         ({"policy": "$base", "sampling": {"n": 3}}, "replies are judged in pairs; n is 3"),
-        ({"sampling": {"n": 2}}, "without policy, nothing is sampled"),
+        ({"sampling": {"n": 4}}, "without policy, nothing is sampled"),
         ({"clamp": [0.3, 0.7]}, "has no effect without reasoning"),
         ({"reasoning": {"max_new_tokens": 9}, "clamp": [0.6, 0.7]}, "a probability of one half must be within it"),
     ],
