@@ -33,7 +33,9 @@ def rates(pairs):
     }
 
 
-@pytest.mark.parametrize("kind", ["text", "demonstrations", "helpful", "preferences", "prompts", "redteam", "transcripts"])
+@pytest.mark.parametrize(
+    "kind", ["text", "demonstrations", "helpful", "preferences", "prompts", "redteam", "transcripts"]
+)
 def test_a_seed_makes_the_same_rows_and_another_seed_others(kind):
     rows = toy.generate(kind, 0, 50)
     assert rows == toy.generate(kind, 0, 50)
