@@ -58,4 +58,5 @@ def worthwhile(measures: Sequence[Measure], share: bool) -> float | None:
 
 @lru_cache
 def _detectable_effect(n: int, pairs: int) -> float:
-    return float(TTestPower().solve_power(nobs=n, alpha=(1 - LEVEL) / pairs, power=POWER))
+    found = TTestPower().solve_power(nobs=n, alpha=(1 - LEVEL) / pairs, power=POWER)
+    return float(np.squeeze(found))  # an array of one where the solver had to try again
