@@ -89,6 +89,12 @@ class GeneratorRef(Reference):
     kinds = ("policy", "endpoint")
 
 
+class ContestantRef(Reference):
+    """Whose replies are compared: a policy's, an endpoint's, or ready ones that are records."""
+
+    kinds = ("policy", "endpoint", "records")
+
+
 class RewardRef(Reference):
     """A trained reward model."""
 

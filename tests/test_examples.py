@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from align.errors import CheckError
-from align.records import Message, Prompt
+from align.evals.registry import MetricSpec
+from align.records import Message, Prompt, Sample
 from align.registry import STAGES, forget_plugins, load_plugin
 from align.rewards.base import REWARDS
 
@@ -88,3 +89,18 @@ def test_the_reward_counts_what_is_said_again(plugin):
     assert rule.checked({"least": "3"}) == {"least": 3}
     with pytest.raises((CheckError, ValueError), match="least"):
         rule.checked({"leest": 3})
+
+
+def test_the_metric_reads_replies_and_is_forgotten_with_its_recipe(plugin):
+    plugin("add_a_metric.py")
+    asked = [(Message("user", text),) for text in "ab"]
+    replies = [(asked[0], "Why?"), (asked[0], "Because."), (asked[1], "So? ")]
+    samples = [Sample("id", prompt, reply, "me", index) for index, (prompt, reply) in enumerate(replies)]
+    assert MetricSpec.model_validate("asks_back")(samples).by_prompt.tolist() == [0.5, 1.0]
+    other = MetricSpec.model_validate({"metric": "asks_back", "name": "ends", "options": {"mark": "."}})
+    assert (other(samples).value, other.better, other.name) == (0.25, "lower", "ends")
+    with pytest.raises(ValueError, match=r"options: marc: .*\(options of 'asks_back': mark\)"):
+        MetricSpec.model_validate({"metric": "asks_back", "options": {"marc": "."}})
+    forget_plugins()
+    with pytest.raises(ValueError, match="no metric is called 'asks_back'"):
+        MetricSpec.model_validate("asks_back")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ from rich.console import Console
 from align.cli import report as table
 from align.cli.display import LiveTable, LogLines
 from align.cli.options import policy_source, reward_given, with_machine
-from align.config import Data, Model
+from align.config import Data, Endpoint, Model
 from align.errors import Problem, RecipeError, StoreError
 from align.machine import Machine
 from align.recipe import Recipe, outside
@@ -29,7 +30,13 @@ PROMPTS, TEXT = "--prompts", "--text"
 
 @with_machine
 def compare(
-    policies: Annotated[list[str], typer.Argument(metavar="POLICY...", help="Artifacts, model folders, hub names.")],
+    policies: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="POLICY...",
+            help="Artifacts, model folders, hub names, servers (http://HOST/v1#MODEL), files of ready answers.",
+        ),
+    ],
     prompts: Annotated[str, typer.Option(help="What they answer: a file, a hub name, or an artifact of records.")],
     reward: Annotated[list[str] | None, typer.Option(help="A rule, a card or a trained reward; repeatable.")] = None,
     text: Annotated[str | None, typer.Option(help="Raw text whose likelihood is measured.")] = None,
@@ -48,10 +55,12 @@ def compare(
 ) -> None:
     """Let policies answer the same prompts and compare them in pairs; the first is the base.
 
+    Ready answers are rows of `prompt` and `reply`, or records of `align sample`; each prompt finds its own.
+
     Example: align compare quickstart/sft quickstart/dpo --prompts tests.jsonl --reward length
     """
     store, names = Store(settings.store), _names(policies)
-    inputs: dict[str, Any] = {n: _policy(store, given, template) for n, given in zip(names, policies, strict=True)}
+    inputs: dict[str, Any] = {n: _contestant(store, given, template) for n, given in zip(names, policies, strict=True)}
     inputs[PROMPTS] = _dataset(store, prompts, limit)
     if text:
         inputs[TEXT] = _dataset(store, text)
@@ -87,7 +96,9 @@ def _pinned(value: Any) -> Any:
     hub = outside.Hub()
 
     def pin(place: outside.Place, leaf: Any) -> Any:
-        return leaf if isinstance(leaf, Path) or outside.files(leaf, Path.cwd()) is not None else hub.pinned(leaf)
+        if isinstance(leaf, (Path, Endpoint)) or outside.files(leaf, Path.cwd()) is not None:
+            return leaf
+        return hub.pinned(leaf)
 
     return outside.mapped(value, pin)
 
@@ -115,16 +126,32 @@ def _report(folder: Path, inputs: dict[str, Any], store: Store, file: Path) -> N
 
 
 def _names(policies: list[str]) -> list[str]:
-    """The last part of each address where those differ, else all of it."""
-    short = [Path(address).name for address in policies]
-    return short if len(set(short)) == len(short) else list(map(_joined, policies))
+    """The last part of each address where those differ, else all of it; of a server, what it calls the model."""
+    addresses = [address.rpartition("#")[2] if _is_server(address) else address for address in policies]
+    short = [Path(a).stem if Path(a).is_file() else Path(a).name for a in addresses]
+    return short if len(set(short)) == len(short) else list(map(_joined, addresses))
 
 
 def _joined(address: str) -> str:
     return address.strip("/").replace("/", "-")
 
 
-def _policy(store: Store, given: str, template: str | None) -> Artifact | Model:
+def _is_server(address: str) -> bool:
+    return address.startswith(("http://", "https://"))
+
+
+def _contestant(store: Store, given: str, template: str | None) -> Artifact | Model | Endpoint | Data:
+    """Who an address from the command line is."""
+    if _is_server(given):
+        address, _, name = given.rpartition("#")
+        if not address:
+            raise RecipeError(f"{given}: which of the server's models? Write {given.rstrip('/')}#MODEL")
+        return Endpoint(endpoint=address, name=name)
+    if Path(given).is_file():
+        return Data(path=given)
+    with suppress(StoreError):
+        if (made := store.get(given)).kind == "records":
+            return made
     found = policy_source(store, given)
     return found.model_copy(update={"template": template}) if isinstance(found, Model) and template else found
 
@@ -144,7 +171,7 @@ def _keys(inputs: dict[str, Any], store: Store, seed: int) -> dict[str, str]:
     here = Path.cwd() / "compare.yaml"
     named = Recipe(
         name="compare", seed=seed, file=here, plugins=(), stages={}, source=Source(here, ""),
-        models={name: value for name, value in inputs.items() if isinstance(value, Model)},
+        models={name: value for name, value in inputs.items() if isinstance(value, (Model, Endpoint))},
         data={name: value for name, value in inputs.items() if isinstance(value, Data)},
     )  # fmt: skip
     keys = {name: key.value for name, key in named.keys(store.hash_of).items() if not key.provisional}

@@ -72,11 +72,17 @@ def _sample_to_rated(record: Sample) -> list[Record]:
     return [Rated(record.id, record.prompt, (Message("assistant", record.reply),), score, record.extra)]
 
 
+def _demonstration_to_sample(record: Demonstration) -> list[Record]:
+    *_, last = supervised(record)
+    return [Sample(record.id, record.messages[:last], record.messages[last].content, "", extra=record.extra)]
+
+
 WAYS: dict[tuple[type[Record], type[Record]], Callable[..., list[Record]]] = {
     (Preference, Demonstration): _preference_to_demonstration,
     (Preference, Rated): _preference_to_rated,
     (Demonstration, Preference): _revision_to_preference,
     (Sample, Rated): _sample_to_rated,
+    (Demonstration, Sample): _demonstration_to_sample,
     (Sample, Text): lambda record: [Text(record.id, record.reply, record.extra)],
 }
 
@@ -87,7 +93,7 @@ MAKERS = {
         "Demonstrations of `critique_revise` become some, and `ai_feedback` makes them"
     ),
     Rated: "A Preference becomes two, a Sample with one score becomes one",
-    Sample: "Stage `sample` makes them",
+    Sample: "Stage `sample` makes them; a Demonstration becomes one by its last supervised reply",
     Text: "Give a dataset with a `text` column, or of plain text without `prompt_words`",
     Prompt: "Raw text becomes prompts by `prompt_words`",
 }

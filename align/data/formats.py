@@ -41,6 +41,7 @@ from align.records import (
     Prompt,
     Rated,
     Record,
+    Sample,
     Text,
     from_row,
     prompt_id,
@@ -287,6 +288,19 @@ def prompt_completion(row: Columns, options: Options) -> Iterator[Record]:
     if not supervised:
         raise DataError("not a Demonstration: 'completion' has no assistant's message")
     yield demonstration(context + reply, rest(row, "prompt", "completion"), supervised)
+
+
+@row_format("ready_reply", needs=("prompt", "reply"), makes=Sample,
+            example={"prompt": "Name a colour.", "reply": "Red.", "policy": "gpt-4"})  # fmt: skip
+def ready_reply(row: Columns, options: Options) -> Iterator[Record]:
+    """`prompt` as text or messages and `reply` as text, written by anybody; optional `policy`, `index` of several
+    replies to one prompt, `tokens`, and `finish` (stop, length)."""
+    asked = conversation(row["prompt"], "user")
+    known = {name: row[name] for name in ("index", "finish", "tokens") if row.get(name) is not None}
+    yield Sample(
+        str(row.get("id") or prompt_id(asked)), asked, text(row["reply"]), str(row.get("policy") or ""), **known,
+        extra=rest(row, "prompt", "reply", "id", "policy", *known),
+    )  # fmt: skip
 
 
 @row_format("question_answer", needs=("question", "answer"), makes=Demonstration,

@@ -48,15 +48,15 @@ PER_TOKEN = ("tokens", "nll")
 
 def comparison(
     measures: Measures, better: Mapping[str, Better], settings: dict[str, Any], seed: int,
-    tokenizers: Mapping[str, str] | None = None, worth: Mapping[str, float] | None = None,
+    tokenizers: Mapping[str, str] | None = None, worth: Mapping[str, float] | None = None, notes: Iterable[str] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """The first six sections of comparison.json.
 
     tokenizers: policy -> what names its tokenizer; none means one for all. worth: metric -> a difference that people
-    would care about; `power.worthwhile` says what it is where nobody does.
+    would care about; `power.worthwhile` says what it is where nobody does. notes: what is known already.
     """
     known = {name: {m: v for m, v in found.items() if len(v.ids) > 1} for name, found in measures.items()}
-    notes = [
+    notes = list(notes) + [
         f"{metric} of {name} is not shown: one prompt alone has no interval"
         for name, found in measures.items() for metric in found if metric not in known[name]
     ]  # fmt: skip
@@ -108,7 +108,7 @@ def _differences(
         if metric in PER_TOKEN and tokenizers and tokenizers[policy] != tokenizers[baseline]:
             notes.append(f"{metric} of {policy} and {baseline} are not compared: their tokenizers differ")
             continue
-        found, note = _paired(measures[policy], measures[baseline], seed)
+        found, note = paired(measures[policy], measures[baseline], seed)
         notes += [f"{metric} of {policy} and {baseline}: {note}"] * bool(note)
         if found is not None:
             made[baseline, policy] = found
@@ -136,7 +136,7 @@ def _pair(found: Difference, standing: Standing) -> dict[str, Any]:
     }
 
 
-def _paired(policy: Measure, baseline: Measure, seed: int) -> tuple[Difference | None, str]:
+def paired(policy: Measure, baseline: Measure, seed: int) -> tuple[Difference | None, str]:
     """The difference on the prompts that both say something about, and what is to be said of the others."""
     if policy.ids == baseline.ids:
         return difference(policy, baseline, seed), ""

@@ -26,7 +26,7 @@ from align.errors import CheckError, Interrupted
 from align.evals.statistics import Measure
 from align.records import Prompt, Sample, Text, prompt_id
 from align.rewards.base import Reward
-from align.stage import Context, GeneratorRef, PolicyRef, RecordsRef
+from align.stage import Context, RecordsRef, Reference
 
 if TYPE_CHECKING:
     from align.data.tree import Tree
@@ -44,7 +44,7 @@ class Answers:
     samples: list[Sample]
     """Ordered as the prompts were, then by index."""
     ids: list[np.ndarray]
-    """Each reply's token ids, with the stop id where it stopped."""
+    """Each reply's token ids, with the stop id where it stopped; none at all where a server or a file has only text."""
 
 
 def questions(ctx: Context, field: RecordsRef | Sequence[RecordsRef | Part]) -> list[Prompt]:
@@ -53,11 +53,18 @@ def questions(ctx: Context, field: RecordsRef | Sequence[RecordsRef | Part]) -> 
 
 
 class Subject:
-    """A policy under evaluation, loaded when it is first needed."""
+    """A model under evaluation, loaded when it is first needed, or asked behind its server."""
 
-    def __init__(self, ctx: Context, reference: PolicyRef | GeneratorRef):
+    def __init__(self, ctx: Context, reference: Reference):
         self.ctx, self.name = ctx, reference.name
         self.reference = reference
+        self.weights = not isinstance(ctx[reference], Endpoint)
+        """Whether it can say how likely a text is; a server only writes."""
+
+    @property
+    def tokenizer(self) -> str:
+        """What names its tokenizer."""
+        return self.policy.contract.tokenizer if self.weights else f"unknown, that of {self.name}"
 
     @cached_property
     def policy(self) -> Policy:
@@ -113,7 +120,7 @@ class Subject:
 
     def _known(self, prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> Answers:
         """From the store, or sampled now; always now if nobody can say by a key which model this is."""
-        if self.name not in self.ctx.keys or isinstance(self.ctx[self.reference], Endpoint):  # it keeps its answers
+        if self.name not in self.ctx.keys or not self.weights:  # a server's answers are kept one by one
             return self._sample(prompts, sampling, seed)
         asked = [prompt_id(p.prompt) for p in prompts]
         decoding = sampling.model_dump(mode="json")
@@ -133,16 +140,15 @@ class Subject:
             )
             for c in made
         ]  # fmt: skip
-        return Answers(samples, [np.array(c.ids, np.int32) for c in made])
+        return Answers(samples, [np.array(c.ids, np.int32) for c in made] if self.weights else [])
 
     def _generator(self) -> Generator:
-        if isinstance(self.ctx[self.reference], Endpoint):
-            from align.generate.load import load_generator
-
-            return load_generator(self.ctx, self.reference)
         from align.generate.hf import HFGenerator
+        from align.generate.load import load_generator
 
-        return HFGenerator(self.policy, self.ctx.machine.sample_batch)
+        if self.weights:
+            return HFGenerator(self.policy, self.ctx.machine.sample_batch)
+        return load_generator(self.ctx, self.reference)
 
     def _logps(self, trees: list[Tree], temperature: float, what: str) -> np.ndarray:
         from align.losses.reduce import per_reply

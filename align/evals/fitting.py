@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from align.config import Endpoint
+from align.config import Endpoint, Model
 from align.errors import CheckError
 from align.models.preview import Preview, context_of, preview
 from align.records import Prompt
@@ -79,6 +79,12 @@ def fitting(
             f"{said}; {limit:.1%} may be (max_too_long). Lower max_new_tokens, or leave long prompts out by max_words"
         )
     return [prompt for i, prompt in enumerate(prompts) if i not in too_long], f"{said}; they are asked of nobody"
+
+
+def has_weights(ctx: Context, reference: Reference) -> bool:
+    """Whether a contestant is a model that is read here, not one behind a server nor ready answers."""
+    source = ctx.inputs.get(reference.name, ctx.forerunners.get(reference.name))
+    return isinstance(source, Model) or getattr(source, "kind", None) == "policy"
 
 
 def _at_hand(ctx: Context, reference: Reference) -> bool:

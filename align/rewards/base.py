@@ -14,20 +14,20 @@ recipe, and its content is part of the stage's key.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, create_model, model_validator
+from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 from pydantic_core.core_schema import ValidationInfo
 
 from align.config import Config, Model
 from align.errors import AlignError, CheckError
 from align.records import Prompt
 from align.registry import Registry
+from align.rewards.options import checked, schema
 from align.stage import Context, Reference, RewardRef
 
 Better = Literal["higher", "lower"] | None
@@ -61,20 +61,11 @@ class Rule:
     @cached_property
     def schema(self) -> type[BaseModel]:
         """The options, as a model made from the function's annotations."""
-        arguments = list(inspect.signature(self.function, eval_str=True).parameters.values())[2:]
-        fields: dict[str, Any] = {a.name: (a.annotation, ... if a.default is a.empty else a.default) for a in arguments}
-        return create_model(self.name, __config__=ConfigDict(extra="forbid"), **fields)
+        return schema(self.function, 2, self.name)
 
     def checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """The options that were given, in the types of the function's annotations. Raises ValueError."""
-        try:
-            made = self.schema.model_validate(dict(options))
-        except ValidationError as error:
-            first = error.errors()[0]
-            known = ", ".join(self.schema.model_fields) or "none"
-            where = ".".join(map(str, first["loc"]))
-            raise ValueError(f"options: {where}: {first['msg']} (options of {self.name!r}: {known})") from None
-        return {name: getattr(made, name) for name in made.model_fields_set}
+        return checked(self.function, 2, self.name, options)
 
 
 REWARDS: Registry[Rule] = Registry(

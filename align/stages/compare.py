@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
@@ -11,17 +12,17 @@ from align.config import Sampling
 from align.data import read, write
 from align.data.fields import DataField
 from align.errors import CheckError, suggestion
+from align.evals.brittleness import TransformationName
+from align.evals.registry import MetricSpec
 from align.records import Prompt, Text
 from align.rewards.base import Better, Reward, RewardField, load, names, rehearse
-from align.stage import Context, PolicyRef, Stage, seed_of
+from align.stage import ContestantRef, Context, PolicyRef, Reference, Stage, seed_of
 
 if TYPE_CHECKING:
-    from align.evals.evaluate import Answers
-    from align.evals.statistics import Measure
+    from align.evals.fitting import Reader
+    from align.evals.measuring import Questions
 
-    Measures = dict[str, dict[str, Measure]]
-
-METRICS = ("tokens", "words", "stop", "distinct-1", "distinct-2", "kl", "nll", "perplexity")
+MEASURED: tuple[str, ...] = ("tokens", "words", "stop", "distinct-1", "distinct-2", "kl", "nll", "perplexity")
 
 
 class Compare(Stage):
@@ -34,12 +35,16 @@ class Compare(Stage):
     version = 2
     makes = "report"
 
-    policies: tuple[PolicyRef, ...] = Field(min_length=1)
-    """What is compared; each is held against every one before it."""
+    policies: tuple[ContestantRef, ...] = Field(min_length=1)
+    """What is compared, each against every one before it: policies, endpoints, and records with ready answers to the
+    same prompts."""
     prompts: DataField
     """What they answer; keep it apart from all that they were trained on."""
     rewards: tuple[RewardField, ...] = ()
     """What scores the replies, each a `$reward`, a name or a block."""
+    metrics: tuple[MetricSpec, ...] = ()
+    """What else is measured of the replies, each a name or a block: `[self_repetition, {metric: pass_at, options:
+    {reward: correct, k: 4}}]`; tokens, words, stops and distinct n-grams always are."""
     sampling: Sampling = Sampling()
     """How replies are drawn, for all alike."""
     base: PolicyRef | None = None
@@ -54,6 +59,9 @@ class Compare(Stage):
     best_of: tuple[PositiveInt, ...] = ()
     """Sizes such as `[1, 2, 4, 8]`: what taking the best of so many replies by the first reward would give, estimated
     without bias from the `sampling.n` replies to each prompt, beside the KL that it costs."""
+    brittleness: tuple[TransformationName, ...] = ()
+    """Transformations of the prompts (typos, casing, spacing, irrelevant, suffix, reordered) under which all are asked
+    again: how far do the scores move?"""
     templates: Literal["same", "own"] = "same"
     """`own` lets policies with different chat templates be compared, each with its own."""
     max_too_long: float = Field(0.1, ge=0, le=1)
@@ -65,13 +73,14 @@ class Compare(Stage):
         twice = [r for r in self.policies if self.policies.count(r) > 1]
         if twice:
             raise ValueError(f"policies: {twice[0]} is there twice")
-        for name in names(self.rewards):
-            if name in METRICS:
-                raise ValueError(f"rewards: {name!r} is the name of a metric that is measured anyway; give a `name:`")
-        known = [*names(self.rewards), *METRICS]
+        taken: list[str] = list(MEASURED)
+        for field, name in [("rewards", n) for n in names(self.rewards)] + [("metrics", m.name) for m in self.metrics]:
+            if name in taken:
+                raise ValueError(f"{field}: {name!r} is the name of another metric that is measured; give a `name:`")
+            taken.append(name)
         for metric in self.worth:
-            if metric not in known:
-                raise ValueError(f"worth: no metric is called {metric!r}.{suggestion(metric, known)}")
+            if metric not in taken:
+                raise ValueError(f"worth: no metric is called {metric!r}.{suggestion(metric, taken)}")
         return self
 
     @model_validator(mode="after")
@@ -85,7 +94,8 @@ class Compare(Stage):
 
     def measures(self) -> frozenset[str]:
         unread = () if self.text is not None else ("nll", "perplexity")
-        return frozenset({*METRICS, *names(self.rewards)}.difference(unread))
+        further = (metric.name for metric in self.metrics)
+        return frozenset({*MEASURED, *names(self.rewards), *further}.difference(unread))
 
     def check(self, ctx: Context) -> dict[str, Any]:
         prompts = len(self._asked(ctx))
@@ -99,68 +109,73 @@ class Compare(Stage):
         from align.evals.compare import comparison
         from align.evals.contests import contests
         from align.evals.markdown import markdown
+        from align.evals.measuring import panel
 
         rewards = [load(reward, ctx) for reward in self.rewards]
-        answers, measures, tokenizers = self._measured(ctx, rewards)
-        better: dict[str, Better] = {reward.name: reward.better for reward in rewards}
-        better |= {"nll": "lower", "perplexity": "lower"}
-        prompts = len({sample.prompt for sample in next(iter(answers.values())).samples})
-        settings = self.sampling.model_dump() | {"seed": ctx.seed, "prompts": prompts, "templates": self.templates}
-        settings["base"] = (self.base or self.policies[0]).name
-        seed = seed_of(ctx.seed, "bootstrap")
         directions: dict[str, Better] = {reward.name: reward.better for reward in rewards}
-        found = comparison(measures, better, settings, seed, tokenizers, self.worth)
-        samples = {name: made.samples for name, made in answers.items()}
-        found |= contests(samples, directions, seed)
+        asked = self._questions(ctx, rewards)
+        base = self.base or self.policies[0]
+        made = panel(ctx, self.policies, base, asked)
+        settings = self.sampling.model_dump() | {"seed": ctx.seed, "prompts": len(asked.prompts)}
+        settings |= {"templates": self.templates, "base": base.name}
+        better: dict[str, Better] = {"nll": "lower", "perplexity": "lower"}
+        better.update(directions)
+        better.update({metric.name: metric.better for metric in self.metrics})
+        seed = seed_of(ctx.seed, "bootstrap")
+        found = comparison(made.measures, better, settings, seed, made.tokenizers, self.worth, made.notes)
+        found |= contests(made.samples, directions, seed)
         if self.best_of:
+            first, seed = rewards[0], seed_of(seed, rewards[0].name)
             found["best_of"] = {
-                name: curve(made, list(directions), rewards[0].better, self.best_of, seed_of(seed, rewards[0].name))
-                for name, made in samples.items()
+                name: curve(samples, list(directions), first.better, self.best_of, seed)
+                for name, samples in made.samples.items()
             }
+        if self.brittleness:
+            found["brittleness"] = made.brittleness
         for sentence in found["notes"]:
             ctx.note(sentence)
-        for name, made in answers.items():
-            write(made.samples, ctx.out / "replies" / f"{name}.jsonl")
+        for name, samples in made.samples.items():
+            write(samples, ctx.out / "replies" / f"{name}.jsonl")
         (ctx.out / "comparison.json").write_text(json.dumps(found, indent=1) + "\n")
         (ctx.out / "comparison.md").write_text(markdown(found))
         return {f"{name}/{m}": v["value"] for name, values in found["policies"].items() for m, v in values.items()}
 
-    def _measured(self, ctx: Context, rewards: list[Reward]) -> tuple[dict[str, Answers], Measures, dict[str, str]]:
-        """Every policy's replies, what was measured of it, and its tokenizer."""
-        from align.evals.evaluate import Subject, scored
-        from align.evals.metrics import descriptions, scores
+    def _questions(self, ctx: Context, rewards: Sequence[Reward]) -> Questions:
+        from align.evals.measuring import Questions
 
-        prompts = self._asked(ctx)
         texts = read(ctx, self.text, Text) if self.text is not None else []
-        answers, measures, tokenizers = {}, {}, {}
-        for reference in self.policies:
-            subject = Subject(ctx, reference)
-            name, tokenizers[subject.name] = subject.name, subject.policy.contract.tokenizer
-            made = scored(subject.answers(prompts, self.sampling, seed_of(ctx.seed, "answers")), rewards)
-            measures[name] = scores(made.samples, [reward.name for reward in rewards]) | descriptions(made.samples)
-            if texts:
-                measures[name]["nll"] = subject.nll(texts, self.text_tokens)
-            answers[name] = made
-            subject.release()
-        self._add_kl(ctx, answers, measures, tokenizers)
-        return answers, measures, tokenizers
+        return Questions(
+            self._asked(ctx), self.sampling, rewards, self.metrics, texts, self.text_tokens, self.brittleness,
+            self._readers(ctx),
+        )  # fmt: skip
+
+    def _readers(self, ctx: Context) -> list[Reader]:
+        """Everybody with weights who reads the prompts, the base and reward models among them."""
+        from align.evals.fitting import has_weights, readers
+
+        policies: list[Reference] = [*self.policies]
+        if self.base is not None and self.base not in policies:
+            policies.append(self.base)
+        reading = readers(ctx, [policy for policy in policies if has_weights(ctx, policy)], ())
+        self._check_templates({reader.name: reader.seen.contract.template for reader in reading})
+        return reading + readers(ctx, (), self.rewards)
 
     def _asked(self, ctx: Context) -> list[Prompt]:
         """The prompts that every policy, the base among them, can answer and every reward model can read."""
         from align.evals.evaluate import questions
-        from align.evals.fitting import fitting, readers
+        from align.evals.fitting import fitting
+        from align.evals.ready import Ready, is_ready
 
-        policies = [*self.policies, *([self.base] if self.base and self.base not in self.policies else [])]
-        reading = readers(ctx, policies, ())
-        self._check_templates({reader.name: reader.seen.contract.template for reader in reading})
-        reading += readers(ctx, (), self.rewards)
         prompts, left_out = fitting(
-            questions(ctx, self.prompts), reading, self.sampling.max_new_tokens, self.max_too_long
+            questions(ctx, self.prompts), self._readers(ctx), self.sampling.max_new_tokens, self.max_too_long
         )
         if left_out:
             ctx.note(left_out)
         if prompts:
             rehearse(self.rewards, ctx, prompts[0])
+        for contestant in self.policies:
+            if is_ready(ctx, contestant):
+                Ready(ctx, contestant).answers(prompts, self.sampling, 0)
         return prompts
 
     def _check_templates(self, templates: dict[str, str]) -> None:
@@ -171,25 +186,3 @@ class Compare(Stage):
                     f"{name!r} was made with another chat template than {first!r}; with `templates: own` each is "
                     "asked in its own"
                 )
-
-    def _add_kl(
-        self, ctx: Context, answers: dict[str, Answers], measures: Measures, tokenizers: dict[str, str]
-    ) -> None:
-        """KL to the base, in nats a token: what the policy says of its own tokens minus what the base says of them."""
-        from align.evals.evaluate import Subject
-        from align.evals.metrics import per_count
-
-        drawn = self.sampling
-        if not drawn.temperature or drawn.top_p < 1 or drawn.top_k:
-            ctx.note("kl is not measured: greedy and truncated decoding do not draw from the policy's own distribution")
-            return
-        base = Subject(ctx, self.base or self.policies[0])
-        for name, made in answers.items():
-            if name == base.name:
-                continue
-            if tokenizers[name] != base.policy.contract.tokenizer:
-                ctx.note(f"kl of {name} is not measured: {base.name} has another tokenizer")
-                continue
-            theirs = base.logps(made, drawn.temperature)
-            ratios = [s.logp - logp for s, logp in zip(made.samples, theirs, strict=True)]
-            measures[name]["kl"] = per_count(made.samples, ratios, [s.tokens for s in made.samples])

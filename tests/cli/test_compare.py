@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi, constants
 
-from align.cli.compare import PROMPTS, TEXT, _keys, _names, _pinned, _policy, _reward
-from align.config import Data, Model
+from align.cli.compare import PROMPTS, TEXT, _contestant, _keys, _names, _pinned
+from align.cli.options import reward_given
+from align.config import Data, Endpoint, Model
+from align.errors import RecipeError
 from align.store import Artifact, Store
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -43,15 +45,33 @@ def test_no_input_takes_the_place_of_another(tmp_path, monkeypatch):
     assert _names(["a/sft", "b/sft"]) == ["a-sft", "b-sft"]
     made, inputs = Artifact("reward", "k", Path()), {"judge": Model(path="x")}
     monkeypatch.setattr(Store, "get", lambda self, address: made)
-    assert _reward(Store(tmp_path), "toy/judge", inputs) == "$toy-judge"
+    assert reward_given(Store(tmp_path), "toy/judge", inputs) == "$toy-judge"
     assert inputs == {"judge": Model(path="x"), "toy-judge": made}
 
 
 def test_a_template_is_for_models_that_are_no_artifacts(hub, tmp_path):
     (tmp_path / "model").mkdir()
     store = Store(tmp_path / "runs")
-    assert _policy(store, "model", "plain") == Model(path="model", template="plain")
-    assert _policy(store, "model", None) == Model(path="model")
+    assert _contestant(store, "model", "plain") == Model(path="model", template="plain")
+    assert _contestant(store, "model", None) == Model(path="model")
+
+
+def test_servers_and_files_of_ready_answers_take_part(hub, tmp_path):
+    (tmp_path / "gpt4.jsonl").write_text('{"prompt": "x", "reply": "y"}\n')
+    store, server = Store(tmp_path / "runs"), "http://localhost:8000/v1#Qwen/Qwen3-8B"
+    assert _contestant(store, server, "plain") == Endpoint(endpoint="http://localhost:8000/v1", name="Qwen/Qwen3-8B")
+    assert _contestant(store, "gpt4.jsonl", None) == Data(path="gpt4.jsonl")
+    assert _names([server, "gpt4.jsonl", "toy/sft"]) == ["Qwen3-8B", "gpt4", "sft"]
+    pinned = _pinned({"q": _contestant(store, server, None), "gpt4": Data(path="gpt4.jsonl")})
+    assert _keys(pinned, store, 0).keys() == {"q", "gpt4"}
+    with pytest.raises(RecipeError, match="http://localhost:8000/v1#MODEL"):
+        _contestant(store, "http://localhost:8000/v1/", None)
+
+
+def test_records_of_the_store_take_part(tmp_path, monkeypatch):
+    made = Artifact("records", "k", Path())
+    monkeypatch.setattr(Store, "get", lambda self, address: made)
+    assert _contestant(Store(tmp_path), "toy/replies", None) == made
 
 
 def test_a_misspelt_reward_is_said_in_our_words(align, hub, tmp_path):

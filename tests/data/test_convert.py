@@ -61,3 +61,8 @@ def test_where_there_is_no_natural_way_the_error_says_what_makes_the_kind(record
 def test_replies_are_what_is_judged():
     assert replies(DEMO) == ["yes", "no"] and replies(PAIR) == ["yes", "no"] and replies(Prompt("q", ASK)) == []
     assert replies(Demonstration("d", DEMO.messages, (3,))) == ["no"]
+
+
+def test_a_demonstration_is_a_ready_answer():
+    (sample,) = convert([DEMO], Sample)
+    assert (*sample.prompt, Message("assistant", sample.reply)) == DEMO.messages

@@ -153,16 +153,65 @@ def test_replies_are_held_against_each_other_and_the_best_of_them_is_estimated(a
     assert "Win rates of replies" in text and "Best of n" in text and "Bradley-Terry" not in text
 
 
+def test_more_is_measured_on_request(artifacts, prompts, context):
+    right = {"rule": "pattern", "name": "right", "options": {"regex": ".*cat.*"}}
+    passing = {"metric": "pass_at", "name": "pass@2", "options": {"reward": "right", "k": 2}}
+    ctx = context(artifacts | {"prompts": prompts})
+    found, metrics = run(ctx, rewards=[right], metrics=["truncated", "self_repetition", passing], best_of=[2])
+    assert metrics["base/truncated"] == pytest.approx(1 - metrics["base/stop"])
+    assert metrics["base/pass@2"] == pytest.approx(found["best_of"]["base"][0]["value"])
+    assert metrics["base/pass@2"] >= metrics["base/right"]
+    assert (found["better"]["pass@2"], found["better"]["truncated"]) == ("higher", "lower")
+
+
+def test_brittleness_is_the_difference_to_the_replies_to_other_words(artifacts, prompts, context):
+    ctx = context(artifacts | {"prompts": prompts})
+    found, _ = run(ctx, rewards=["length", "numeric_answer"], brittleness=["irrelevant", "reordered"])
+    moved = found["brittleness"]["tuned"]
+    assert moved["reordered"] == {}, "there are no examples to put in order"
+    assert moved["irrelevant"]["length"]["n"] == 12 and moved["irrelevant"]["numeric_answer"]["n"] == 12
+    assert moved["irrelevant"]["length"].keys() == {"difference", "low", "high", "n"}
+    assert "irrelevant" in (ctx.out / "comparison.md").read_text()
+    assert found["policies"]["tuned"]["length"]["n"] == 12
+
+
+def test_ready_answers_are_compared_with_those_of_a_model(artifacts, prompts, texts, rows, context):
+    asked = [json.loads(line)["prompt"] for line in (context({}).base / "prompts.jsonl").read_text().splitlines()]
+    answered = ({"prompt": prompt, "reply": "the cat sat"} for prompt in (*reversed(asked), "never asked"))
+    human = rows("human", *answered)
+    ctx = context(artifacts | {"prompts": prompts, "texts": texts, "human": human})
+    found, metrics = run(ctx, policies=["$base", "$human"], rewards=["length"], text="$texts")
+    assert metrics["human/length"] == 3 and found["policies"]["human"]["words"]["n"] == 12
+    assert found["policies"]["human"].keys() == {"length", "words", "distinct-1", "distinct-2"}
+    assert {pair["metric"] for pair in found["pairs"]} == found["policies"]["human"].keys()
+    notes = " ".join(found["notes"])
+    assert "human: 12 ready answers" in notes and "kl of human is not measured" in notes
+    assert {s.policy for s in read_file(ctx.out / "replies" / "human.jsonl")} == {"human"}
+    found, _ = run(context(ctx.inputs), policies=["$human", "$base"])
+    assert "kl is not measured: of human only replies are known" in found["notes"]
+
+
+def test_a_prompt_without_a_ready_answer_is_an_error(artifacts, prompts, rows, context):
+    human = rows("human", {"prompt": "the", "completion": "cat"}, {"prompt": "the a", "completion": "dog"})
+    ctx = context(artifacts | {"prompts": prompts, "human": human})
+    with pytest.raises(CheckError, match=r"human: 10 of 12 prompts have no answer among its 2, such as .*'the a cat'"):
+        Compare.model_validate(FIELDS | {"policies": ["$base", "$human"]}).check(ctx)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"best_of": [1, 2]}, "best_of: the best by which reward"),
         ({"best_of": [4], "rewards": ["length"]}, r"the best of 4 needs 4 replies a prompt; sampling\.n is 2"),
+        ({"metrics": ["words"]}, "'words' is the name of another metric"),
+        ({"metrics": ["self_repetiton"]}, "Did you mean 'self_repetition'"),
+        ({"metrics": [{"metric": "pass_at", "options": {"k": 2}}]}, r"options: reward: Field required \(options of"),
+        ({"brittleness": ["typo"]}, "no transformation is called 'typo'. Did you mean 'typos'"),
         ({"worth": {"lenght": 1.0}, "rewards": ["length"]}, "no metric is called 'lenght'. Did you mean 'length'"),
         ({"policies": []}, "at least 1"),
         ({"policies": ["$base", "$base"]}, r"\$base is there twice"),
         ({"rewards": ["length", "length"]}, "two rewards are called 'length'"),
-        ({"rewards": [{"rule": "length", "name": "kl"}]}, "'kl' is the name of a metric"),
+        ({"rewards": [{"rule": "length", "name": "kl"}]}, "'kl' is the name of another metric"),
     ],
 )
 def test_what_the_recipe_may_not_say(fields, message):

@@ -1,0 +1,131 @@
+"""From contestants and prompts to all that was measured of them: replies, scores, metrics, likelihoods, brittleness."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from align.config import Sampling
+from align.evals.brittleness import transformed
+from align.evals.compare import paired
+from align.evals.evaluate import Answers, Subject, scored
+from align.evals.fitting import Reader, fitting, has_weights
+from align.evals.metrics import descriptions, per_count, scores
+from align.evals.ready import Ready, is_ready
+from align.evals.registry import MetricSpec
+from align.evals.statistics import Measure
+from align.records import Prompt, Sample, Text
+from align.rewards.base import Reward
+from align.stage import Context, Reference, seed_of
+
+ANSWERS = "answers"
+"""The role of the seed that replies are drawn with."""
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What everybody is asked, and how replies are measured."""
+
+    prompts: Sequence[Prompt]
+    sampling: Sampling
+    rewards: Sequence[Reward] = ()
+    metrics: Sequence[MetricSpec] = ()
+    texts: Sequence[Text] = ()
+    text_tokens: int = 512
+    brittleness: Sequence[str] = ()
+    """Names of transformations."""
+    readers: Sequence[Reader] = ()
+    """Those who must have room for a transformed prompt."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What was found out about each contestant, by its name."""
+
+    answers: dict[str, Answers] = field(default_factory=dict)
+    measures: dict[str, dict[str, Measure]] = field(default_factory=dict)
+    tokenizers: dict[str, str] = field(default_factory=dict)
+    brittleness: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def samples(self) -> dict[str, list[Sample]]:
+        return {name: made.samples for name, made in self.answers.items()}
+
+
+def panel(ctx: Context, contestants: Sequence[Reference], base: Reference, asked: Questions) -> Panel:
+    """Everything about everybody, one model in memory at a time; KL is that to `base`."""
+    made = Panel()
+    for reference in contestants:
+        subject = Ready(ctx, reference) if is_ready(ctx, reference) else Subject(ctx, reference)
+        name = subject.name
+        answers = scored(subject.answers(asked.prompts, asked.sampling, seed_of(ctx.seed, ANSWERS)), asked.rewards)
+        made.answers[name], made.tokenizers[name] = answers, subject.tokenizer
+        made.measures[name] = measured(answers.samples, asked.rewards, asked.metrics)
+        if isinstance(subject, Ready):
+            made.notes.append(f"{name}: {len(answers.samples)} ready answers, decoded nobody here knows how")
+        elif asked.texts and subject.weights:
+            made.measures[name]["nll"] = subject.nll(asked.texts, asked.text_tokens)
+        if asked.brittleness and isinstance(subject, Subject):
+            made.brittleness[name] = brittleness(subject, asked, made.measures[name])
+        elif asked.brittleness:
+            made.notes.append(f"brittleness of {name} is not measured: its answers are to these prompts only")
+        subject.release()
+    add_kl(ctx, base, asked.sampling, made)
+    return made
+
+
+def measured(samples: Sequence[Sample], rewards: Sequence[Reward], metrics: Sequence[MetricSpec]) -> dict[str, Measure]:
+    """Each reward's mean, what describes replies, and the further metrics that have something to say."""
+    further = {metric.name: metric(samples) for metric in metrics}
+    made = scores(samples, [reward.name for reward in rewards]) | descriptions(samples)
+    return made | {name: measure for name, measure in further.items() if measure is not None}
+
+
+def brittleness(subject: Subject, asked: Questions, before: Mapping[str, Measure]) -> dict[str, dict[str, Any]]:
+    """transformation -> metric -> the paired difference to `before` on the prompts that the transformation changes.
+
+    Replies are scored as answers to the original prompt: what the question was has not changed.
+    """
+    seed = seed_of(subject.ctx.seed, "brittleness")
+    found: dict[str, dict[str, Any]] = {}
+    for name in asked.brittleness:
+        pairs = transformed(asked.prompts, name, seed)
+        fit, _ = fitting([new for _, new in pairs], asked.readers, asked.sampling.max_new_tokens, limit=1.0)
+        original = {new.prompt: old for old, new in pairs}
+        if len(fit) < 2:
+            found[name] = {}
+            continue
+        made = subject.answers(fit, asked.sampling, seed_of(subject.ctx.seed, ANSWERS))
+        back = [replace(s, prompt=original[s.prompt].prompt) for s in made.samples]
+        after = measured(scored(replace(made, samples=back), asked.rewards).samples, asked.rewards, asked.metrics)
+        gaps = {m: paired(after[m], before[m], seed_of(seed, m))[0] for m in after if m in before}
+        found[name] = {
+            metric: {k: v for k, v in asdict(gap).items() if k in ("difference", "low", "high", "n")}
+            for metric, gap in gaps.items() if gap is not None
+        }  # fmt: skip
+    return found
+
+
+def add_kl(ctx: Context, base: Reference, sampling: Sampling, made: Panel) -> None:
+    """KL to the base, in nats a token: what a policy says of its own tokens minus what the base says of them."""
+    if not sampling.temperature or sampling.top_p < 1 or sampling.top_k:
+        why = "greedy and truncated decoding do not draw from the policy's own distribution"
+    else:
+        why = "" if has_weights(ctx, base) else f"of {base.name} only replies are known"
+    if why:
+        made.notes.append(f"kl is not measured: {why}")
+        return
+    subject = Subject(ctx, base)
+    for name, answers in made.answers.items():
+        if name == base.name:
+            continue
+        if not answers.ids:
+            made.notes.append(f"kl of {name} is not measured: only its replies are known")
+        elif made.tokenizers[name] != subject.tokenizer:
+            made.notes.append(f"kl of {name} is not measured: {base.name} has another tokenizer")
+        else:
+            theirs = subject.logps(answers, sampling.temperature)
+            ratios = [s.logp - logp for s, logp in zip(answers.samples, theirs, strict=True)]
+            made.measures[name]["kl"] = per_count(answers.samples, ratios, [s.tokens for s in answers.samples])
