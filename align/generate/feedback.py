@@ -23,7 +23,7 @@ from align.constitution import (
     asked_to_reason,
     drawn,
 )
-from align.evals.statistics import wilson
+from align.evals.statistics import Measure, interval
 from align.generate.base import Generator, Progress
 from align.records import Messages, prompt_id
 from align.stage import seed_of
@@ -95,9 +95,10 @@ def reliability(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     """What the answers say about the judge.
 
     `unreadable`: share of questions. `position_bias`: mean probability of A, minus a half. `order_agreement`: share of
-    pairs of which it prefers the same reply in both orders, with its 95 % interval; a judge that knows nothing is at a
-    half, one that always says A at 0. `principle_agreement`: how often two principles prefer the same reply.
-    `label_entropy`: of the labels, in nats; ln 2 = 0.693 is no opinion.
+    pairs of which it prefers the same reply in both orders. `consistency`, with its 95 % interval: the same, weighted
+    by how sure it was, the correlation of f and b about 0 where f and b are the two orders' probabilities minus a half;
+    1 is one opinion in both orders, 0 no opinion, -1 always the same letter. `principle_agreement`: how often two
+    principles prefer the same reply. `label_entropy`: of the labels, in nats; ln 2 = 0.693 is no opinion.
     """
     asked = [p for row in rows for both in row["principles"].values() for p in both]
     read = [both for row in rows for both in row["principles"].values() if None not in both]
@@ -105,23 +106,25 @@ def reliability(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     labels = np.array([p for row in rows if not isnan(p := label(row))])
     if not len(labels):
         return told
-    same = np.array([_agrees(row) for row in rows if not isnan(label(row))])
-    low, high = wilson(same)
+    forward, backward = np.array([_by_order(row) for row in rows if not isnan(label(row))]).T
     told |= {
         "position_bias": float(np.mean([(p + 1 - q) / 2 for p, q in read])) - 0.5,
-        "order_agreement": float(same.mean()), "order_agreement_low": low, "order_agreement_high": high,
+        "order_agreement": float((forward * backward > 0).mean()),
         "label_entropy": float(np.mean([_entropy(p) for p in labels])),
     }  # fmt: skip
+    if forward.any() or backward.any():
+        ids = tuple(map(str, range(len(labels))))
+        found = interval(Measure(ids, forward * backward, (forward**2 + backward**2) / 2), seed=0)
+        told |= {"consistency": found.value, "consistency_low": found.low, "consistency_high": found.high}
     votes = [_votes(row) for row in rows]
     agreed = [(a > 0) == (b > 0) for of in votes for a, b in combinations(of, 2)]
     return told | ({"principle_agreement": sum(agreed) / len(agreed)} if agreed else {})
 
 
-def _agrees(row: dict[str, Any]) -> float:
-    """1 where both orders, over all principles, prefer the same reply."""
-    read = np.array([both for both in row["principles"].values() if None not in both])
-    forward, backward = read.mean(axis=0) - 0.5
-    return float(forward * backward > 0)
+def _by_order(row: dict[str, Any]) -> tuple[float, float]:
+    """The probability that the first reply is better, minus a half, in each order, over all principles."""
+    forward, backward = np.array([both for both in row["principles"].values() if None not in both]).mean(axis=0) - 0.5
+    return float(forward), float(backward)
 
 
 def _votes(row: dict[str, Any]) -> list[float]:

@@ -64,7 +64,7 @@ class AIFeedback(Stage):
     unfinished: Literal["drop", "keep"] = "drop"
     """Replies that were cut at the token limit; kept ones are marked, so that no stop is trained after them."""
     unreliable: Literal["refuse", "keep"] = "refuse"
-    """What to do where the judge agrees with itself, asked in the other order, no more often than chance would."""
+    """What to do where the judge, asked in the other order, contradicts itself as much as it agrees."""
     max_too_long: float = Field(0.1, ge=0, le=1)
     """The share of prompts that may leave no room for replies or for the question about them; those are left out, and
     more is an error."""
@@ -116,16 +116,15 @@ class AIFeedback(Stage):
 
     def _trust(self, ctx: Context, told: dict[str, float], pairs: int) -> None:
         """Raises CheckError where labels would be noise."""
-        if told.get("order_agreement_low", 0.0) > 0.5:
+        if told.get("consistency_low", 0.0) > 0:
             return
         if "order_agreement" in told:
-            share, low, high, bias = (
-                told[name]
-                for name in ("order_agreement", "order_agreement_low", "order_agreement_high", "position_bias")
-            )
+            value, low, high = (told.get(f"consistency{end}", 0.0) for end in ("", "_low", "_high"))
             said = (
-                f"asked in the other order, the judge prefers the same reply in {share:.1%} [{low:.1%}, {high:.1%}] of "
-                f"{pairs} pairs, no more often than chance would; it says A with probability {0.5 + bias:.2f}"
+                f"asked in the other order, the judge contradicts itself: consistency over {pairs} pairs is {value:.2f} "
+                f"[{low:.2f}, {high:.2f}], where 1 is one opinion, 0 none and -1 always the same letter; it says A with "
+                f"probability {0.5 + told['position_bias']:.2f}, and labels have {told['label_entropy']:.3f} nats of "
+                "entropy, of 0.693"
             )
         else:
             said = f"none of the judge's answers about {pairs} pairs could be read"

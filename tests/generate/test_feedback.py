@@ -95,8 +95,22 @@ def test_what_answers_say_about_a_judge():
     assert told["position_bias"] == pytest.approx((0.6 + 0.5 + 0.4 + 0.5 + 0.85) / 5 - 0.5)
     # Means by order: (0.85, 0.75) same; (0.4, 0.5) no opinion in one, so not the same; (0.9, 0.2) turned.
     assert told["order_agreement"] == pytest.approx(1 / 3)
-    assert (told["order_agreement_low"], told["order_agreement_high"]) == pytest.approx((0.0615, 0.7923), abs=1e-4)
+    # About a half: f = 0.35, -0.1, 0.4 and b = 0.25, 0, -0.3; f b = 0.0875, 0, -0.12 over 0.0925, 0.005, 0.125.
+    assert told["consistency"] == pytest.approx((0.0875 - 0.12) / (0.0925 + 0.005 + 0.125))
+    assert told["consistency_low"] < told["consistency"] < told["consistency_high"]
     assert told["principle_agreement"] == 0.5, "the principles agree on the first pair, not on the second"
     labels = [0.8, 0.45, 0.55]
     assert told["label_entropy"] == pytest.approx(np.mean([-p * log(p) - (1 - p) * log(1 - p) for p in labels]))
     assert told["unreadable"] == 0
+
+
+@pytest.mark.parametrize(("both", "consistency"), [([0.9, 0.9], 1.0), ([0.9, 0.1], -1.0), ([0.9, 0.5], 0.0)])
+def test_one_opinion_the_same_letter_and_none(both, consistency):
+    told = reliability([row(harm=both), row(harm=[1 - p for p in both])] * 5)
+    assert told["consistency"] == pytest.approx(consistency)
+    assert told["consistency_low"] == pytest.approx(consistency)
+
+
+def test_a_judge_without_any_opinion_has_no_consistency():
+    told = reliability([row(harm=[0.5, 0.5])] * 9)
+    assert "consistency" not in told and told["order_agreement"] == 0

@@ -88,8 +88,8 @@ def test_ties_and_unfinished_replies_can_be_kept(context, rows, monkeypatch):
 
 def test_a_judge_that_likes_a_letter_is_refused_unless_told_to(context, rows, monkeypatch):
     """Issue 4's own demand: labels near a half with a large position bias are not passed on."""
-    with pytest.raises(CheckError, match=r"prefers the same reply in 0\.0% \[0\.0%, 32\.4%\] of 8 pairs.* says A with "
-                       r"probability 0\.90.*`unreliable: keep`"):  # fmt: skip
+    why = r"consistency over 8 pairs is -1\.00 \[-1\.00, -1\.00\].* says A with probability 0\.90.*`unreliable: keep`"
+    with pytest.raises(CheckError, match=why):
         run(context, rows, monkeypatch, Referee(sure=0.01, bias=0.4), replies())
     metrics, _ = run(context, rows, monkeypatch, Referee(sure=0.01, bias=0.4), replies(), unreliable="keep")
     assert metrics["order_agreement"] == 0 and metrics["label"] == pytest.approx(0.51)
