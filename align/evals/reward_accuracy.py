@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
+from scipy.special import expit
 
+from align.evals.calibration import brier, calibration_error
 from align.evals.statistics import wilson
 
 Floats = NDArray[np.float64]
@@ -19,10 +21,12 @@ def accuracy_report(scores: Floats, lengths: Floats, training_lengths: Floats) -
     scores, lengths: (pairs, 2) of the chosen and the rejected reply, held out. training_lengths: (pairs, 2), to which
     the rule is fitted: it prefers the longer reply if that was chosen more often there, else the shorter one.
     `length_p` is the p-value of an exact McNemar test: how likely so different counts of right answers are if the model
-    knew no more than lengths. Ties count half.
+    knew no more than lengths. `brier` and `calibration_error` compare the probabilities that scores stand for with what
+    was chosen. Ties count half.
     """
     right, longer = _right(scores), float(_right(training_lengths).mean())
     ruler = _right(lengths if longer > 0.5 else -lengths)
+    confidence = expit(np.abs(scores[:, 0] - scores[:, 1]))  # What Bradley-Terry says of the reply it prefers.
     low, high = wilson(right)
     ruler_low, ruler_high = wilson(ruler)
     return {
@@ -37,6 +41,8 @@ def accuracy_report(scores: Floats, lengths: Floats, training_lengths: Floats) -
         "length_p": _mcnemar(right, ruler),
         "length_correlation": _correlation(scores.ravel(), lengths.ravel()),
         "score_spread": float(scores.std()),
+        "brier": brier(confidence, right),
+        "calibration_error": calibration_error(confidence, right),
     }
 
 
