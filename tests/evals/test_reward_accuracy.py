@@ -44,6 +44,6 @@ def test_a_better_model_is_told_from_the_ruler():
 def test_scores_are_probabilities_by_their_margin():
     """sigmoid(log 4) = 0.8, right on 4 of 5: calibrated. Brier 0.8 (0.2)^2 + 0.2 (0.8)^2."""
     lead = np.log(4) * np.array([1, 1, 1, 1, -1.0])
-    report = accuracy_report(columns(lead, 0), columns(1, 2), LONGER_WON)
+    report = accuracy_report(columns(lead, 0), columns(np.ones(5), 2), LONGER_WON)
     assert report["calibration_error"] == pytest.approx(0, abs=1e-12)
     assert report["brier"] == pytest.approx(0.16)
