@@ -41,6 +41,8 @@ def readers(ctx: Context, policies: Iterable[Reference], rewards: Iterable[Rewar
     made = [Reader(p.name, preview(ctx.forerunner(p), ctx.base, ctx.store)) for p in here]
     for wanted in rewards:
         if isinstance(wanted, RewardSpec):
+            if wanted.ensemble is not None:
+                made += readers(ctx, (), wanted.ensemble.members)
             if wanted.model is not None:
                 made.append(Reader(wanted.name, preview(wanted.model, ctx.base, ctx.store), closing=1))
         elif _at_hand(ctx, wanted):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from align.errors import CheckError
 from align.generate.base import Progress
 from align.losses.reduce import per_reply
 from align.models.logprobs import LanguageModel
+from align.models.preview import context_of
 from align.records import Message, Messages
 from align.train.measure import per_reply_of
 
@@ -28,8 +30,9 @@ def choose(
     """(Q, K) log-probs in nats of each option as the beginning of the answer, normalised over the options.
 
     max_tokens: of one micro-batch. layout: `tree` computes what questions have in common once, for models that can be
-    trusted with that. Raises CheckError where two options begin alike to the end, as " A" and "A" do for some
-    tokenizers: nothing could tell them apart.
+    trusted with that. A row is NaN where the question leaves the model's context no room for an option. Raises
+    CheckError where two options begin alike to the end, as " A" and "A" do for some tokenizers: nothing could tell them
+    apart.
     """
     if not questions:
         return np.zeros((0, len(options)))
@@ -40,8 +43,13 @@ def choose(
         raise CheckError(f"options {', '.join(map(repr, options))} are not all different as tokens")
     told = (lambda done: progress(done, len(questions))) if progress else lambda done: None
     measure = _shared if layout == "tree" else _alone
-    logps = measure(policy, prompts, answers, max_tokens, told)
-    return logps - np.logaddexp.reduce(logps, axis=1, keepdims=True)
+    room = (context_of(policy.model) or math.inf) - max(map(len, answers))
+    fits = [i for i, prompt in enumerate(prompts) if len(prompt) <= room]
+    made = np.full((len(questions), len(options)), np.nan)
+    if fits:
+        logps = measure(policy, [prompts[i] for i in fits], answers, max_tokens, told)
+        made[fits] = logps - np.logaddexp.reduce(logps, axis=1, keepdims=True)
+    return made
 
 
 Answers = list[tuple[int, ...]]

@@ -28,7 +28,7 @@ from align.errors import AlignError, CheckError
 from align.records import Prompt
 from align.registry import Registry
 from align.rewards.options import checked, schema
-from align.stage import Context, Reference, RewardRef
+from align.stage import Context, GeneratorRef, Reference, RewardRef
 
 Better = Literal["higher", "lower"] | None
 """Which scores are good. None: neither; it describes a reply, as its length does."""
@@ -71,10 +71,7 @@ class Rule:
 REWARDS: Registry[Rule] = Registry(
     "reward",
     "align.rewards",
-    {
-        name: f"align.rewards.rules:{name}"
-        for name in ("length", "repetition", "lexicon", "numeric_answer", "pattern")
-    }
+    {name: f"align.rewards.rules:{name}" for name in ("length", "repetition", "lexicon", "numeric_answer", "pattern")}
     | {"refusal": "align.rewards.refusal:refusal"}
     | {
         f"toy_{name}": f"align.rewards.toy:{name}"
@@ -95,6 +92,45 @@ def reward(name: str, better: Better = "higher") -> Callable[[Callable[..., floa
     return register
 
 
+class Graded(Config):
+    """An example for a judge."""
+
+    prompt: str
+    reply: str
+    score: int = Field(gt=0)
+    """What the judge should say."""
+
+
+class Rubric(Config):
+    """A language model that judges each reply by itself."""
+
+    model: GeneratorRef
+    """Who judges: a policy, or an endpoint of `models:`."""
+    text: str
+    """What to look at, and what makes a reply good."""
+    points: int = Field(default=5, gt=1, lt=10)
+    """The best score; the worst is 1."""
+    examples: tuple[Graded, ...] = ()
+    """Replies with their scores, shown to the judge first."""
+
+    @model_validator(mode="after")
+    def _on_the_scale(self) -> Rubric:
+        for example in self.examples:
+            if example.score > self.points:
+                raise ValueError(f"examples: a score of {example.score}, but points go to {self.points}")
+        return self
+
+
+class Members(Config):
+    """Several rewards as one."""
+
+    members: tuple[RewardField, ...] = Field(min_length=2)
+    """Rewards, each a `$reward`, a name or a block; bring them to one scale by each one's `scale`."""
+    pessimism: float = Field(default=1.0, ge=0)
+    """The score is the members' mean minus so many standard deviations between them: replies on which they disagree
+    are worth less, which is where one of them is being exploited."""
+
+
 class RewardSpec(Config):
     """A reward by name, `refusal`, or in full, `{rule: lexicon, options: {file: words.txt}}`.
 
@@ -107,6 +143,10 @@ class RewardSpec(Config):
     """The rule's name."""
     model: Model | None = None
     """A reward model from outside, with one label."""
+    judge: Rubric | None = None
+    """A language model that scores by a rubric."""
+    ensemble: Members | None = None
+    """Several rewards as one that is wary where they disagree."""
     name: str = ""
     """What its column is called; none means the card's or the rule's name."""
     options: dict[str, Any] = Field({})
@@ -116,7 +156,7 @@ class RewardSpec(Config):
     clip: tuple[float, float] | None = None
     """Lowest and highest score."""
     better: Literal["higher", "lower", "neither"] | None = None
-    """Which scores are good; none means what the rule says, and higher for a model, turned by a negative `scale`."""
+    """Which scores are good; none means what the rule says, and higher for others, turned by a negative `scale`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -136,12 +176,14 @@ class RewardSpec(Config):
 
     @model_validator(mode="after")
     def _complete(self) -> RewardSpec:
-        if (self.rule is None) == (self.model is None):
-            raise ValueError("a reward is either a rule or a model")
+        sources = {"rule": self.rule, "model": self.model, "judge": self.judge, "ensemble": self.ensemble}
+        given = [name for name, source in sources.items() if source is not None]
+        if len(given) != 1:
+            raise ValueError(f"a reward is one of {', '.join(sources)}; found {' and '.join(given) or 'none of them'}")
         if self.rule is None:
             if self.options:
                 raise ValueError("options: only rules have options")
-            return self._named(str(self.model and self.model.path))
+            return self._named(self.model.path if self.model else given[0])
         try:
             rule = REWARDS[self.rule]
         except AlignError as error:
@@ -163,6 +205,9 @@ RewardField = Annotated[
     Annotated[RewardRef, Tag("trained")] | Annotated[RewardSpec, Tag("named")], Discriminator(_shape)
 ]
 """`$reward` for a trained reward model, a name, or a block."""
+
+Members.model_rebuild()
+RewardSpec.model_rebuild()
 
 RewardFields = Annotated[tuple[RewardField, ...], Field(min_length=1)]
 
@@ -192,6 +237,15 @@ def load(wanted: RewardRef | RewardSpec, ctx: Context) -> Reward:
         from align.rewards.model import TrainedReward
 
         found: Reward = TrainedReward.load(wanted.model, ctx, wanted.name)
+    elif wanted.judge is not None:
+        from align.generate.load import load_generator
+        from align.rewards.judge import Judge
+
+        found = Judge(load_generator(ctx, wanted.judge.model), wanted.judge, wanted.name, ctx.note)
+    elif wanted.ensemble is not None:
+        from align.rewards.ensemble import Ensemble
+
+        found = Ensemble([load(one, ctx) for one in wanted.ensemble.members], wanted.ensemble.pessimism, wanted.name)
     else:
         found = bound(REWARDS[str(wanted.rule)], wanted.options, ctx.base)
     return Scaled(found, wanted.name, direction(wanted), wanted.scale, wanted.clip)
@@ -212,6 +266,8 @@ def direction(wanted: RewardRef | RewardSpec) -> Better:
 def rehearse(wanted: Sequence[RewardRef | RewardSpec], ctx: Context, prompt: Prompt) -> None:
     """Scores a reply to a prompt by each rule, so that one that cannot work fails before anything is sampled."""
     for rule in wanted:
+        if isinstance(rule, RewardSpec) and rule.ensemble is not None:
+            rehearse(rule.ensemble.members, ctx, prompt)
         if isinstance(rule, RewardSpec) and rule.rule is not None:
             try:
                 load(rule, ctx)([prompt], ["Yes."])

@@ -44,6 +44,8 @@ class Card(Config):
     """The rule that computes it."""
     model: Model | None = None
     """Or the reward model, with one label, that does."""
+    ensemble: dict[str, Any] | None = None
+    """Or the rewards that do together: `members` and `pessimism`."""
     options: dict[str, Any] = Field({})
     """Options of the rule."""
     scale: float = 1.0
@@ -51,14 +53,14 @@ class Card(Config):
     clip: tuple[float, float] | None = None
     """Lowest and highest score."""
     better: Literal["higher", "lower", "neither"] | None = None
-    """Which scores are good; none means what the rule says, and higher for a model, turned by a negative `scale`."""
+    """Which scores are good; none means what the rule says, and higher for others, turned by a negative `scale`."""
     cases: tuple[Case, ...] = ()
     """Good must outscore bad, by what `better` says."""
 
     @model_validator(mode="after")
     def _one(self) -> Card:
-        if (self.rule is None) == (self.model is None):
-            raise ValueError("a card has either a rule or a model")
+        if sum(source is not None for source in (self.rule, self.model, self.ensemble)) != 1:
+            raise ValueError("a card has one of rule, model and ensemble")
         return self
 
     def spec(self) -> dict[str, Any]:

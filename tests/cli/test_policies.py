@@ -90,7 +90,8 @@ def test_sample_shows_the_best_of_several_by_a_reward(tiny, tmp_path):
     (tmp_path / "reward_models" / "short.yaml").write_text(card)
 
     def replies(*options):
-        done = tiny("sample", "tiny/sft", "--prompt", "the cat", "--temperature", "2", "--max-new-tokens", "8", *options)
+        drawn = ("--temperature", "2", "--max-new-tokens", "8")
+        done = tiny("sample", "tiny/sft", "--prompt", "the cat", *drawn, *options)
         assert done.code == 0, done.err
         return [line.strip() for line in done.out.splitlines()[1:]]
 

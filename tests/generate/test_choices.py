@@ -60,3 +60,11 @@ def test_shared_beginnings_are_computed_once(policy, monkeypatch):
 def test_options_that_are_the_same_tokens_are_refused(policy):
     with pytest.raises(CheckError, match="not all different"):
         HFGenerator(policy).choose(QUESTIONS, ["A", "A"])
+
+
+def test_a_question_beyond_the_context_is_not_guessed_at(policy):
+    questions = [QUESTIONS[0], (Message("user", "A or B? " * 40),), QUESTIONS[1]]
+    found = HFGenerator(policy, max_tokens=64).choose(questions, ["A", "B"])
+    assert np.isnan(found[1]).all() and np.isfinite(found[[0, 2]]).all()
+    np.testing.assert_allclose(found[[0, 2]], HFGenerator(policy).choose(QUESTIONS[:2], ["A", "B"]), atol=1e-5)
+    assert np.isnan(HFGenerator(policy).choose(questions[1:2], ["A", "B"])).all()

@@ -69,7 +69,7 @@ def test_a_rehearsal_finds_what_a_rule_needs_and_lacks(value, message):
         ({"rule": "length", "options": {"units": "words"}}, r"options: units: .*\(options of 'length': unit\)"),
         ({"rule": "length", "options": {"unit": "lines"}}, "options: unit: Input should be 'words' or 'characters'"),
         ({"rule": "lexicon"}, "options: file: Field required"),
-        ({"scale": 2}, "either a rule or a model"),
+        ({"scale": 2}, "one of rule, model, judge, ensemble; found none"),
         ({"model": {"path": "x"}, "options": {"a": 1}}, "only rules have options"),
     ],
 )

@@ -1,6 +1,7 @@
 """Every card is right, and its own cases hold."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -8,7 +9,7 @@ import yaml
 from align.errors import RecipeError
 from align.registry import bundled
 from align.rewards import cards
-from align.rewards.base import REWARDS, RewardSpec, bound
+from align.rewards.base import REWARDS, RewardSpec, load
 
 CARDS = cards.files()
 
@@ -22,13 +23,14 @@ def test_the_package_has_cards():
 def test_a_bundled_card_keeps_its_promises(name):
     card = cards.read(CARDS[name])
     assert card.description and card.bad_at
-    if card.rule is None:
+    if card.model is not None:
         return
-    rule = bound(REWARDS[card.rule], card.options, Path())
+    spec = RewardSpec.model_validate(name)
+    reward = load(spec, SimpleNamespace(base=Path()))
     assert card.cases or card.rule == "length"
-    sign = -1 if (card.better or rule.better) == "lower" else 1
+    sign = -1 if reward.better == "lower" else 1
     for case in card.cases:
-        good, bad = rule([case.record()] * 2, [case.good, case.bad])
+        good, bad = reward([case.record()] * 2, [case.good, case.bad])
         assert sign * good > sign * bad, case
 
 
@@ -46,7 +48,7 @@ def test_a_card_beside_the_recipe_comes_first(tmp_path):
     ("text", "message"),
     [
         ("rule: length", "description: Field required"),
-        ("{description: d, bad_at: b}", "either a rule or a model"),
+        ("{description: d, bad_at: b}", "one of rule, model and ensemble"),
         ("{description: d, bad_at: b, rul: length}", "rul: Extra inputs"),
         ("a: [", "not YAML"),
     ],

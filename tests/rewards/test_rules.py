@@ -1,6 +1,5 @@
 """The built-in rules, by hand and on labelled data of others."""
 
-
 import pytest
 
 from align.errors import DataError
