@@ -75,6 +75,8 @@ STAGES: Registry[type[Stage]] = Registry(
         "prefer": "align.stages.prefer:Prefer",
         "critique_revise": "align.stages.critique_revise:CritiqueRevise",
         "ai_feedback": "align.stages.ai_feedback:AIFeedback",
+        "reward_bench": "align.stages.reward_bench:RewardBench",
+        "gate": "align.stages.reward_bench:Gate",
         "compare": "align.stages.compare:Compare",
         "loop_gate": "align.stages.loop_gate:LoopGate",
         "merge": "align.stages.merge:Merge",

@@ -153,6 +153,17 @@ def hh_transcript(row: Columns, options: Options) -> Iterator[Record]:
     yield demonstration(transcript(row["transcript"]), rest(row, "transcript"))
 
 
+@row_format("llmbar", needs=("input", "output_1", "output_2", "label"), makes=Preference,
+            example={"input": "Name a colour.", "output_1": "Dog.", "output_2": "Red.", "label": 2})  # fmt: skip
+def llmbar(row: Columns, options: Options) -> Iterator[Preference]:
+    """LLMBar (arXiv:2310.07641): two outputs for an input; `label`, 1 or 2, says which is better."""
+    if row["label"] not in (1, 2):
+        raise DataError(f"'label' is {row['label']!r}; it is 1 or 2, the better output")
+    better, worse = (row[f"output_{i}"] for i in (row["label"], 3 - row["label"]))
+    extra = rest(row, "input", "output_1", "output_2", "label")
+    yield preference((user(row["input"]),), (assistant(better),), (assistant(worse),), extra)
+
+
 @row_format("pairs", needs=("chosen", "rejected"), makes=Preference,
             example={"prompt": "Name a colour.", "chosen": "Red.", "rejected": "Dog."})  # fmt: skip
 def pairs(row: Columns, options: Options) -> Iterator[Record]:

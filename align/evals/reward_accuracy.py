@@ -24,8 +24,8 @@ def accuracy_report(scores: Floats, lengths: Floats, training_lengths: Floats) -
     knew no more than lengths. `brier` and `calibration_error` compare the probabilities that scores stand for with what
     was chosen. Ties count half.
     """
-    right, longer = _right(scores), float(_right(training_lengths).mean())
-    ruler = _right(lengths if longer > 0.5 else -lengths)
+    right, longer = right_of(scores), float(right_of(training_lengths).mean())
+    ruler = right_of(lengths if longer > 0.5 else -lengths)
     confidence = expit(np.abs(scores[:, 0] - scores[:, 1]))  # What Bradley-Terry says of the reply it prefers.
     low, high = wilson(right)
     ruler_low, ruler_high = wilson(ruler)
@@ -38,26 +38,26 @@ def accuracy_report(scores: Floats, lengths: Floats, training_lengths: Floats) -
         "length_accuracy": float(ruler.mean()),
         "length_accuracy_low": ruler_low,
         "length_accuracy_high": ruler_high,
-        "length_p": _mcnemar(right, ruler),
-        "length_correlation": _correlation(scores.ravel(), lengths.ravel()),
+        "length_p": mcnemar(right, ruler),
+        "length_correlation": correlation(scores.ravel(), lengths.ravel()),
         "score_spread": float(scores.std()),
         "brier": brier(confidence, right),
         "calibration_error": calibration_error(confidence, right),
     }
 
 
-def _right(pairs: Floats) -> Floats:
+def right_of(pairs: Floats) -> Floats:
     """(pairs,): 1 where the first of two numbers is the larger, 0 where the second is, a half where they are equal."""
     lead = pairs[:, 0] - pairs[:, 1]
     return np.where(lead > 0, 1.0, np.where(lead < 0, 0.0, 0.5))
 
 
-def _mcnemar(one: Floats, other: Floats) -> float:
+def mcnemar(one: Floats, other: Floats) -> float:
     better, worse = int((one > other).sum()), int((one < other).sum())
     return float(stats.binomtest(better, better + worse).pvalue) if better + worse else 1.0
 
 
-def _correlation(scores: Floats, lengths: Floats) -> float:
+def correlation(scores: Floats, lengths: Floats) -> float:
     """Spearman's rank correlation; 0 where one side does not vary."""
     if not np.ptp(scores) or not np.ptp(lengths):
         return 0.0
