@@ -12,8 +12,7 @@ import pytest
 
 from align.machine import Machine
 from align.recipe import load
-from align.recipe.lookup import names
-from align.registry import bundled
+from align.recipe.lookup import find, names
 from align.runner import run
 from align.store import Store
 
@@ -44,7 +43,7 @@ def anywhere(tmp_path, monkeypatch):
 
 def local(name: str) -> bool:
     """Whether a recipe reads files that lie beside the checkout, described in the README."""
-    return "ALIGN_DATA" in (bundled("recipes") / name / f"{name}.yaml").read_text()
+    return "ALIGN_DATA" in find(name).read_text()
 
 
 def test_every_recipe_is_planned_within_a_second_without_torch():
@@ -62,7 +61,7 @@ def test_every_recipe_is_planned_within_a_second_without_torch():
         assert warnings == [], name
 
 
-LONG = ("smollm2", "llama", "quickstart", "stories", "hh")
+LONG = ("smollm2", "llama", "quickstart", "stories", "stories/ppo", "stories/lexicon", "hh")
 
 
 @pytest.mark.parametrize("name", ["qwen", *(pytest.param(name, marks=pytest.mark.slow) for name in LONG)])
