@@ -61,7 +61,7 @@ def test_every_recipe_is_planned_within_a_second_without_torch():
         assert warnings == [], name
 
 
-LONG = ("smollm2", "llama", "quickstart", "stories", "stories/ppo", "stories/lexicon", "hh")
+LONG = ("smollm2", "llama", "quickstart", "quickstart/cai", "qwen/cai", "stories", "stories/ppo", "stories/lexicon", "hh")
 
 
 @pytest.mark.parametrize("name", ["qwen", *(pytest.param(name, marks=pytest.mark.slow) for name in LONG)])

@@ -14,13 +14,16 @@ from rich.text import Text
 from align import recipe as recipes
 from align.cli import text
 from align.cli.options import Overrides, RecipeName, StoreFolder, store_at
+from align.cli.records import first
 from align.config import Data
 from align.data.checks import Check, Overlap
 from align.data.checks import check as check_files
+from align.data.files import read_file
 from align.errors import RecipeError, suggestion
 from align.machine import machine
 from align.plan import plan
 from align.recipe import Recipe
+from align.records import Record
 from align.stage import Context
 from align.store import Store
 
@@ -38,16 +41,21 @@ app = typer.Typer(help="Look at data: rows as a model sees them, what is wrong w
 @app.command()
 def show(
     recipe: RecipeName,
-    stage: Annotated[str, typer.Argument(metavar="STAGE", help="A stage that trains.")],
+    stage: Annotated[str, typer.Argument(metavar="STAGE", help="A stage that trains, or one that makes records.")],
     overrides: Overrides = None,
     rows: Annotated[int, typer.Option(min=1, help="How many rows.")] = 3,
     store: StoreFolder = None,
 ) -> None:
     """Show rows as a stage trains on them: tokens of the prompt, supervised ones, ignored ones, and what was dropped.
 
+    Of a stage that made records, show these: conversations, critiques and revisions, the votes of a judge.
+
     Example: align data show quickstart sft --rows 2
     """
     loaded, console = recipes.load(recipe, overrides or ()), Console()
+    if stage in loaded.stages and loaded.stages[stage].makes == "records":
+        console.print(*first(_made(loaded, stage, store_at(store)), rows), sep="\n", soft_wrap=True)
+        return
     chosen = _training(loaded, stage)
     context = _context(loaded, stage, store_at(store), console)
     from align.data.show import shown
@@ -87,6 +95,14 @@ def check(
         console.print(_overlap(overlap), soft_wrap=True)
     if any(found.bad for found in checks):
         raise typer.Exit(1)
+
+
+def _made(recipe: Recipe, name: str, store: Store) -> Iterator[Record]:
+    """The records that a stage has made."""
+    found = store.find(plan(recipe, store).keys[name].value)
+    if found is None:
+        raise RecipeError(f"{name} has not run: align run {text.place(recipe.file)} --until {name}")
+    return read_file(found.path / "records.jsonl")
 
 
 def _training(recipe: Recipe, name: str) -> Training:

@@ -15,8 +15,8 @@ import torch
 
 from align.data.tree import Batch
 
-WIDTH = 512
-"""Tokens of a row, for attention under dense masks grows with its square; a longer sequence has a row of its own."""
+WIDTH = 4096
+"""Tokens of a row at most, for dense masks grow with its square; a longer sequence has a row of its own."""
 
 
 @dataclass

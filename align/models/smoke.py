@@ -33,7 +33,7 @@ V = TypeVar("V")
 ROWS = 32
 MOST = {
     "batch_size": 2, "epochs": 1.0, "max_length": 2048, "max_new_tokens": 48, "n": 4,
-    "num_train_epochs": 1, "max_steps": 8, "max_completion_length": 48, "steps": 3, "minibatches": 2,
+    "num_train_epochs": 1, "max_steps": 8, "max_completion_length": 48, "steps": 3, "minibatches": 2, "min_margin": 0.0,
 }  # fmt: skip
 """Of a stage's fields, and of TRL's arguments, the most that so few rows and so small models bear."""
 LEAST = {"share": 0.25}
