@@ -121,10 +121,10 @@ class AIFeedback(Stage):
         if "order_agreement" in told:
             value, low, high = (told.get(f"consistency{end}", 0.0) for end in ("", "_low", "_high"))
             said = (
-                f"asked in the other order, the judge contradicts itself: consistency over {pairs} pairs is {value:.2f} "
-                f"[{low:.2f}, {high:.2f}], where 1 is one opinion, 0 none and -1 always the same letter; it says A with "
-                f"probability {0.5 + told['position_bias']:.2f}, and labels have {told['label_entropy']:.3f} nats of "
-                "entropy, of 0.693"
+                f"asked in the other order, the judge contradicts itself: consistency over {pairs} pairs is "
+                f"{value:.2f} [{low:.2f}, {high:.2f}], where 1 is one opinion, 0 none and -1 always the same letter; "
+                f"it says A with probability {0.5 + told['position_bias']:.2f}, and labels have "
+                f"{told['label_entropy']:.3f} nats of entropy, of 0.693"
             )
         else:
             said = f"none of the judge's answers about {pairs} pairs could be read"

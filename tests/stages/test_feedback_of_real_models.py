@@ -12,9 +12,9 @@ from align.stages.ai_feedback import AIFeedback
 
 
 def test_a_model_that_cannot_judge_is_refused(shared, context, rows):
-    """stories260K on pairs of hh-rlhf, under NeMo-Aligner's 16 principles: it says nothing that holds in both orders."""
+    """stories260K on pairs of hh-rlhf, by NeMo-Aligner's principles: nothing it says holds in both orders."""
     with gzip.open(shared / "data/hh-rlhf/test.jsonl.gz", "rt") as lines:
-        pairs = [json.loads(line) for line, _ in zip(lines, range(400), strict=False)]
+        pairs = [json.loads(line) for line, _ in zip(lines, range(200), strict=False)]
     samples = []
     for number, pair in enumerate(pairs):
         chosen, rejected = (pair[name].split("\n\nAssistant:") for name in ("chosen", "rejected"))
@@ -26,9 +26,9 @@ def test_a_model_that_cannot_judge_is_refused(shared, context, rows):
     constitution = str(shared / "data/nemo-aligner-cai/CritiqueRevisionInstructions.json")
     judge = Model(path=str(shared / "models/stories260K"), template="plain")
     ctx = context({"judge": judge, "samples": rows("samples", *samples)})
-    fields = {"judge": "$judge", "prompts": "$samples", "constitution": constitution, "principles": 2}
+    fields = {"judge": "$judge", "prompts": "$samples", "constitution": constitution, "principles": 1}
     stage = AIFeedback.model_validate(fields | {"max_too_long": 0.5})
-    with pytest.raises(CheckError, match="contradicts itself: consistency over .* Its labels would be noise"):
+    with pytest.raises(CheckError, match=r"contradicts itself: consistency over .* Its labels would be noise"):
         stage.run(ctx)
     told = AIFeedback.model_validate(fields | {"max_too_long": 0.5, "unreliable": "keep"}).run(ctx)
     assert told["consistency_low"] <= 0
