@@ -61,7 +61,9 @@ def test_every_recipe_is_planned_within_a_second_without_torch():
         assert warnings == [], name
 
 
-LONG = ("smollm2", "llama", "quickstart", "quickstart/cai", "qwen/cai", "stories", "stories/ppo", "stories/lexicon", "hh")
+LONG = (
+    "smollm2", "llama", "quickstart", "quickstart/cai", "qwen/cai", "stories", "stories/ppo", "stories/lexicon", "hh",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["qwen", *(pytest.param(name, marks=pytest.mark.slow) for name in LONG)])
