@@ -50,9 +50,11 @@ def curve(
 ) -> list[dict[str, Any]]:
     """One row for each size and reward: the value of the reply that the first reward likes best among so many.
 
-    better: which scores of the first reward are good. A reward counts on the prompts of which it scored every reply.
+    better: which scores of the first reward are good. All rows are about the same prompts, those with replies enough
+    for the largest size; of them a reward counts on those of which it scored every reply.
     """
-    by_prompt = {prompt_id(k): list(group) for k, group in groupby(samples, key=lambda sample: sample.prompt)}
+    groups = {prompt_id(k): list(group) for k, group in groupby(samples, key=lambda sample: sample.prompt)}
+    by_prompt = {id: replies for id, replies in groups.items() if len(replies) >= max(sizes)}
     tokens = float(np.mean([sample.tokens for sample in samples]))
     rows = []
     for n, reward in product(sizes, rewards):
@@ -70,8 +72,8 @@ def curve(
 
 
 def _best(replies: Sequence[Sample], first: str, reward: str, better: Better, n: int) -> float | None:
-    """A reward's expected value at the best of n; None where there are fewer replies or scores."""
-    if len(replies) < n or any(first not in s.scores or reward not in s.scores for s in replies):
+    """A reward's expected value at the best of n; None where a score is missing."""
+    if any(first not in s.scores or reward not in s.scores for s in replies):
         return None
     sign = -1 if better == "lower" else 1
     liked, value = (np.array([s.scores[name] for s in replies], float) for name in (first, reward))

@@ -72,10 +72,14 @@ TransformationName = Annotated[str, AfterValidator(_known)]
 
 
 def transformed(prompts: Sequence[Prompt], name: str, seed: int) -> list[tuple[Prompt, Prompt]]:
-    """(original, transformed) for each prompt that the transformation changes; the same seed gives the same changes."""
+    """(original, transformed) for each prompt that the transformation changes; the same seed gives the same changes.
+
+    Of prompts that it makes equal, the first.
+    """
     change = TRANSFORMATIONS[name]
     pairs = [(prompt, replace(prompt, prompt=change(prompt.prompt, _chance(prompt, name, seed)))) for prompt in prompts]
-    return [(old, new) for old, new in pairs if old.prompt != new.prompt]
+    changed = {new.prompt: (old, new) for old, new in reversed(pairs) if old.prompt != new.prompt}
+    return list(changed.values())[::-1]
 
 
 @transformation("typos")

@@ -138,12 +138,12 @@ def _pair(found: Difference, standing: Standing) -> dict[str, Any]:
 
 def paired(policy: Measure, baseline: Measure, seed: int) -> tuple[Difference | None, str]:
     """The difference on the prompts that both say something about, and what is to be said of the others."""
-    if policy.ids == baseline.ids:
-        return difference(policy, baseline, seed), ""
     theirs = set(baseline.ids)
     shared = [id for id in policy.ids if id in theirs]
     apart = len(theirs.symmetric_difference(policy.ids))
     if len(shared) < 2:
         return None, f"not compared: {len(shared)} prompts have a value of both, {apart} of one only"
     found = difference(policy.of(shared), baseline.of(shared), seed)
+    if not apart:
+        return found, ""
     return found, f"compared on the {len(shared)} prompts that have a value of both; {apart} have that of one only"

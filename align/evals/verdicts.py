@@ -29,12 +29,14 @@ class Standing:
 def verdict(
     metric: str, better: Better, policy: str, baseline: str, found: Difference, standing: Standing | None = None
 ) -> str:
-    """One sentence: who beats whom, or that they differ by less than matters, or that nobody can tell.
+    """One sentence: who beats whom, or that they are equal or differ by less than matters, or that nobody can tell.
 
     standing: none means that this pair is the only one, and that nobody said what matters.
     """
     standing = standing or Standing(found.p)
     interval = f"{shown(found.difference, '+')} [{shown(found.low)}, {shown(found.high)}], n = {found.n}"
+    if found.tie == found.n:
+        return f"{metric}: {policy} and {baseline} are equal on all {found.n} prompts"
     if standing.sure(found):
         return f"{metric}: {policy} {_direction(found, better)} {baseline}: {interval}"
     if found.n >= ENOUGH and standing.worth and max(-found.low, found.high) < standing.worth:

@@ -24,6 +24,10 @@ from align.records import Sample, prompt_id
 from align.rewards.base import Better
 
 
+SEPARATED = 10
+"""Log-odds. An interval of the controlled win rate that reaches so far says nothing."""
+
+
 @dataclass(frozen=True, eq=False)
 class Scored:
     """The replies to one prompt by one policy."""
@@ -87,8 +91,8 @@ def win_rate(found: Wins, seed: int) -> dict[str, Any]:
 def controlled(found: Wins) -> dict[str, float] | None:
     """The win rate at equal length, with its 95 % interval from errors clustered by prompt.
 
-    win ~ sigmoid(theta + phi tanh(longer / std(longer))), at `longer` = 0. None where lengths never differ, or explain
-    everything, or where one side wins always: then no number is the likeliest.
+    win ~ sigmoid(theta + phi tanh(longer / std(longer))), at `longer` = 0. None where lengths never differ, or separate
+    wins from losses on either side, or where one side wins always: then no number is the likeliest.
     """
     scale = found.longer.std()
     if not scale or not np.ptp(found.won):
@@ -102,4 +106,6 @@ def controlled(found: Wins) -> dict[str, float] | None:
         except (Warning, ArithmeticError, np.linalg.LinAlgError):
             return None
     theta, half = fit.params[0], float(norm.ppf((1 + LEVEL) / 2)) * fit.bse[0]
+    if not abs(theta) + half < SEPARATED:  # The fit ran away, or has no error at all (NaN).
+        return None
     return {name: float(expit(theta + by)) for name, by in (("rate", 0.0), ("low", -half), ("high", half))}

@@ -82,3 +82,8 @@ def test_ones_own_is_registered_by_a_plugin(tmp_path):
     forget_plugins()
     with pytest.raises(RecipeError, match="no transformation is called 'shouted'"):
         TRANSFORMATIONS["shouted"]
+
+
+def test_prompts_that_become_equal_are_asked_once():
+    made = transformed([prompt("Why?"), prompt("WHY?"), prompt("why?")], "casing", seed=0)
+    assert [(old.prompt[-1].content, new.prompt[-1].content) for old, new in made] == [("Why?", "why?")]

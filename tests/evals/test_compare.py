@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import binomtest
 from statsmodels.stats.power import TTestPower
 
-from align.evals.compare import comparison
+from align.evals.compare import comparison, paired
 from align.evals.markdown import markdown
 from align.evals.statistics import Measure, difference, interval, p_value, resampled
 from align.stage import seed_of
@@ -158,3 +158,8 @@ def test_few_false_alarms_among_many_pairs():
     p = np.stack([p_value(resampled(list(gap), 0) / 40, 40) for gap in gaps], 1)
     assert np.mean(p.min(1) <= 0.05) > 0.2
     assert np.mean(15 * p.min(1) <= 0.05) <= 0.05, "the smallest p is Holm's, times the number of pairs"
+
+
+def test_one_prompt_that_both_have_is_not_enough():
+    alone = Measure.of_means(IDS[:1], BASE[:1])
+    assert paired(alone, alone, 0) == (None, "not compared: 1 prompts have a value of both, 0 of one only")

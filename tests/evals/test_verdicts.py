@@ -8,6 +8,7 @@ from align.evals.verdicts import Standing, verdict
 CLEAR = Difference(0.21, 0.14, 0.28, 0.0002, 9, 1, 0, 300)
 DOWN = Difference(-0.2, -0.3, -0.1, 0.01, 0, 0, 9, 50)
 OPEN = Difference(0.1, -0.1, 0.3, 0.3, 9, 1, 5, 120)
+EQUAL = Difference(0.0, 0.0, 0.0, 1.0, 0, 12, 0, 12)
 FEW = Difference(0.5, 0.4, 0.6, 0.01, 4, 0, 0, 4)
 CLOSE = Difference(0.01, -0.02, 0.03, 0.4, 9, 80, 9, 900)
 
@@ -49,6 +50,7 @@ def standing(p, pairs=1, worth=0.05, needed=480):
             CLOSE, "higher", standing(0.4, worth=0.025),
             "dpo and sft are not distinguishable at n = 900; the difference may lie anywhere from -0.02 to 0.03",
         ),
+        (EQUAL, "higher", standing(1.0), "dpo and sft are equal on all 12 prompts"),
         (
             FEW, "higher", standing(0.01),
             "dpo and sft are not distinguishable at n = 4; fewer than 10 prompts tell nothing",

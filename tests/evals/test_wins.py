@@ -79,3 +79,13 @@ def test_where_nothing_can_be_said():
     assert controlled(Wins(ids, place, np.ones(10), lengths)) is None, "always won"
     assert controlled(Wins(ids, place, (lengths > 4.5) * 1.0, lengths)) is None, "length explains everything"
     assert controlled(Wins(ids, place, (lengths > 4.5) * 1.0, lengths * 0)) is None, "no length differs"
+
+
+def test_lengths_that_explain_one_side_only_say_nothing_either():
+    """Shorter replies always lose, and longer ones win half: the likeliest weight of length has no end."""
+    longer, place = np.repeat([-10.0, 10.0], 10), np.arange(20)
+    won = np.r_[np.zeros(10), np.tile([1.0, 0.0], 5)]
+    assert controlled(Wins(tuple(map(str, place)), place, won, longer)) is None
+    longer = np.r_[np.full(5, 50.0), np.arange(60.0, 110, 10)]
+    won = np.array([0, 0, 0, 1, 0, 1, 1, 1, 1, 1.0])
+    assert controlled(Wins(tuple(map(str, place[:10])), place[:10], won, longer)) is None
