@@ -104,9 +104,12 @@ def _differences(
 ) -> tuple[dict[tuple[str, str], Difference], list[str]]:
     """The paired difference of each later policy to each earlier one, and what is to be said of prompts left out."""
     made, notes = {}, []
+    counted_by = {name: tokenizers[name] for name in measures} if tokenizers and metric in PER_TOKEN else {}
+    if len(kinds := dict.fromkeys(counted_by.values())) > 1:
+        groups = [", ".join(name for name in measures if counted_by[name] == kind) for kind in kinds]
+        notes.append(f"{metric} is compared only between policies with the same tokenizer: {' | '.join(groups)}")
     for baseline, policy in combinations(measures, 2):
-        if metric in PER_TOKEN and tokenizers and tokenizers[policy] != tokenizers[baseline]:
-            notes.append(f"{metric} of {policy} and {baseline} are not compared: their tokenizers differ")
+        if counted_by and counted_by[policy] != counted_by[baseline]:
             continue
         found, note = paired(measures[policy], measures[baseline], seed)
         notes += [f"{metric} of {policy} and {baseline}: {note}"] * bool(note)

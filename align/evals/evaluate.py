@@ -73,6 +73,10 @@ class Subject:
         source = self.ctx.checkpoint(self.reference)
         return load_policy(source, base=self.ctx.base, store=self.ctx.store, device=self.ctx.machine.device)
 
+    def remark(self, sampling: Sampling) -> str:
+        """What keeps its replies from being drawn as everybody's are."""
+        return "" if self.weights else "asked through its server, which writes prompts in a template of its own"
+
     def release(self) -> None:
         """Gives the policy's memory back."""
         self.__dict__.pop("policy", None)

@@ -63,10 +63,11 @@ def panel(ctx: Context, contestants: Sequence[Reference], base: Reference, asked
         answers = scored(subject.answers(asked.prompts, asked.sampling, seed_of(ctx.seed, ANSWERS)), asked.rewards)
         made.answers[name], made.tokenizers[name] = answers, subject.tokenizer
         made.measures[name] = measured(answers.samples, asked.rewards, asked.metrics)
-        if isinstance(subject, Ready):
-            made.notes.append(f"{name}: {len(answers.samples)} ready answers, decoded nobody here knows how")
-        elif asked.texts and subject.weights:
+        made.notes.extend(f"{name}: {what}" for what in _unlike(subject, answers.samples, asked))
+        if asked.texts and isinstance(subject, Subject) and subject.weights:
             made.measures[name]["nll"] = subject.nll(asked.texts, asked.text_tokens)
+        elif asked.texts:
+            made.notes.append(f"nll of {name} is not measured: only its replies are known")
         if asked.brittleness and isinstance(subject, Subject):
             made.brittleness[name] = brittleness(subject, asked, made.measures[name])
         elif asked.brittleness:
@@ -74,6 +75,16 @@ def panel(ctx: Context, contestants: Sequence[Reference], base: Reference, asked
         subject.release()
     add_kl(ctx, base, asked.sampling, made)
     return made
+
+
+def _unlike(subject: Subject | Ready, samples: Sequence[Sample], asked: Questions) -> list[str]:
+    """What sets a contestant's replies apart from those that everybody was asked for."""
+    said, wanted = [subject.remark(asked.sampling)], asked.sampling.n * len(asked.prompts)
+    if len(samples) < wanted:
+        said.append(f"{len(samples)} replies instead of {wanted}; repeated words weigh less where there are fewer")
+    if refused := sum(sample.finish == "refused" for sample in samples):
+        said.append(f"{refused} of {len(samples)} replies were refused by its server, and count as empty ones")
+    return list(filter(None, said))
 
 
 def measured(samples: Sequence[Sample], rewards: Sequence[Reward], metrics: Sequence[MetricSpec]) -> dict[str, Measure]:

@@ -12,6 +12,7 @@ from align.errors import CheckError
 from align.evals.evaluate import Answers
 from align.records import Messages, Prompt, Sample
 from align.stage import Context, RecordsRef, Reference
+from align.store import Artifact
 
 
 class Ready:
@@ -40,6 +41,17 @@ class Ready:
             for index, sample in enumerate(sorted(found[prompt.prompt], key=lambda sample: sample.index)[: sampling.n])
         ]
         return Answers(samples, [])
+
+    def remark(self, sampling: Sampling) -> str:
+        """How they were drawn, where that is known, unless it was like this."""
+        source = self.ctx.inputs[self.name]
+        drawn = source.manifest["fields"].get("sampling") if isinstance(source, Artifact) else None
+        if drawn is None:
+            return "ready answers, decoded nobody here knows how"
+        known = Sampling.model_validate(drawn)
+        other = [f"{field} {value}, not {getattr(sampling, field)}" for field, value in known if field != "n"
+                 and value != getattr(sampling, field)]  # fmt: skip
+        return f"ready answers, decoded with {'; '.join(other)}" if other else ""
 
     def release(self) -> None:
         """Nothing to give back."""

@@ -98,7 +98,7 @@ class Compare(Stage):
         return frozenset({*MEASURED, *names(self.rewards), *further}.difference(unread))
 
     def check(self, ctx: Context) -> dict[str, Any]:
-        prompts = len(self._asked(ctx))
+        prompts = len(self._asked(ctx)[0])
         if prompts < 2:
             raise CheckError(f"a comparison needs at least 2 prompts, and hundreds to tell much; there is {prompts}")
         figures = {"prompts": prompts, "replies": prompts * self.sampling.n * len(self.policies)}
@@ -113,7 +113,8 @@ class Compare(Stage):
 
         rewards = [load(reward, ctx) for reward in self.rewards]
         directions: dict[str, Better] = {reward.name: reward.better for reward in rewards}
-        asked = self._questions(ctx, rewards)
+        prompts, left_out = self._asked(ctx)
+        asked = self._questions(ctx, prompts, rewards)
         base = self.base or self.policies[0]
         made = panel(ctx, self.policies, base, asked)
         settings = self.sampling.model_dump() | {"seed": ctx.seed, "prompts": len(asked.prompts)}
@@ -122,7 +123,7 @@ class Compare(Stage):
         better.update(directions)
         better.update({metric.name: metric.better for metric in self.metrics})
         seed = seed_of(ctx.seed, "bootstrap")
-        found = comparison(made.measures, better, settings, seed, made.tokenizers, self.worth, made.notes)
+        found = comparison(made.measures, better, settings, seed, made.tokenizers, self.worth, left_out + made.notes)
         found |= contests(made.samples, directions, seed)
         if self.best_of:
             first, seed = rewards[0], seed_of(seed, rewards[0].name)
@@ -140,12 +141,12 @@ class Compare(Stage):
         (ctx.out / "comparison.md").write_text(markdown(found))
         return {f"{name}/{m}": v["value"] for name, values in found["policies"].items() for m, v in values.items()}
 
-    def _questions(self, ctx: Context, rewards: Sequence[Reward]) -> Questions:
+    def _questions(self, ctx: Context, prompts: Sequence[Prompt], rewards: Sequence[Reward]) -> Questions:
         from align.evals.measuring import Questions
 
         texts = read(ctx, self.text, Text) if self.text is not None else []
         return Questions(
-            self._asked(ctx), self.sampling, rewards, self.metrics, texts, self.text_tokens, self.brittleness,
+            prompts, self.sampling, rewards, self.metrics, texts, self.text_tokens, self.brittleness,
             self._readers(ctx),
         )  # fmt: skip
 
@@ -160,8 +161,9 @@ class Compare(Stage):
         self._check_templates({reader.name: reader.seen.contract.template for reader in reading})
         return reading + readers(ctx, (), self.rewards)
 
-    def _asked(self, ctx: Context) -> list[Prompt]:
-        """The prompts that every policy, the base among them, can answer and every reward model can read."""
+    def _asked(self, ctx: Context) -> tuple[list[Prompt], list[str]]:
+        """The prompts that every policy, the base among them, can answer and every reward model can read, and what is
+        to be said of the others."""
         from align.evals.evaluate import questions
         from align.evals.fitting import fitting
         from align.evals.ready import Ready, is_ready
@@ -169,14 +171,12 @@ class Compare(Stage):
         prompts, left_out = fitting(
             questions(ctx, self.prompts), self._readers(ctx), self.sampling.max_new_tokens, self.max_too_long
         )
-        if left_out:
-            ctx.note(left_out)
         if prompts:
             rehearse(self.rewards, ctx, prompts[0])
         for contestant in self.policies:
             if is_ready(ctx, contestant):
                 Ready(ctx, contestant).answers(prompts, self.sampling, 0)
-        return prompts
+        return prompts, [left_out] if left_out else []
 
     def _check_templates(self, templates: dict[str, str]) -> None:
         for name, template in templates.items() if self.templates == "same" else ():

@@ -71,5 +71,7 @@ def test_all_sizes_are_about_the_same_prompts():
     few = [replace(s, id=f"few {s.id}", prompt=(Message("user", f"few {s.id}"),)) for s in samples(20, 2, seed=1)]
     hard = [replace(s, scores={"proxy": s.scores["proxy"] - 9}) for s in few]
     full = samples(30, 4)
-    assert curve([*full, *hard], ["proxy"], "higher", (1, 2, 4), seed=0) == curve(full, ["proxy"], "higher", (1, 2, 4), 0)
+    assert curve([*full, *hard], ["proxy"], "higher", (1, 2, 4), seed=0) == curve(
+        full, ["proxy"], "higher", (1, 2, 4), 0
+    )
     assert curve(full, ["proxy"], "higher", (1, 8), seed=0) == [], "8 replies nobody has"

@@ -112,8 +112,13 @@ def test_tokens_of_different_tokenizers_are_not_compared():
     found = comparison(measures, BETTER, {}, seed=0, tokenizers={"base": "a", "dpo": "b"})
     assert {pair["metric"] for pair in found["pairs"]} == {"politeness"}
     assert [s.split(":")[0] for s in found["verdicts"]] == ["politeness"]
-    why = "of dpo and base are not compared: their tokenizers differ"
+    why = "is compared only between policies with the same tokenizer: base | dpo"
     assert found["notes"] == [f"tokens {why}", f"nll {why}"]
+    three = comparison(MEASURES, BETTER, {}, seed=0, tokenizers={"base": "a", "sft": "b", "dpo": "a"})
+    assert three["notes"] == ["tokens is compared only between policies with the same tokenizer: base, dpo | sft"], (
+        "said once, not for every pair"
+    )
+    assert ("tokens", "dpo", "base") in {(p["metric"], p["policy"], p["baseline"]) for p in three["pairs"]}
 
 
 def test_a_rate_of_nothing_at_all_has_a_wilson_interval():

@@ -8,15 +8,18 @@ import pytest
 import torch
 
 from align.config import Sampling
-from align.data import read_file
+from align.data import read, read_file, write
 from align.errors import CheckError
 from align.evals.evaluate import Subject, questions
+from align.generate.hf import HFGenerator
 from align.models.contract import logps
 from align.models.heads import load_reward
 from align.models.policy import from_scratch, load_policy
+from align.records import Prompt, Sample
 from align.stage import PolicyRef, RecordsRef, seed_of
 from align.stages.compare import Compare
 from align.store import Artifact
+from tests.generate.servers import serving, tiny_model
 from tests.stages.conftest import SIZES, tokenizer
 
 FIELDS = {"policies": ["$base", "$tuned"], "prompts": "$prompts", "sampling": {"max_new_tokens": 12, "n": 2}}
@@ -185,10 +188,65 @@ def test_ready_answers_are_compared_with_those_of_a_model(artifacts, prompts, te
     assert found["policies"]["human"].keys() == {"length", "words", "distinct-1", "distinct-2"}
     assert {pair["metric"] for pair in found["pairs"]} == found["policies"]["human"].keys()
     notes = " ".join(found["notes"])
-    assert "human: 12 ready answers" in notes and "kl of human is not measured" in notes
+    assert "human: ready answers, decoded nobody here knows how" in notes
+    assert "human: 12 replies instead of 24" in notes
+    assert "kl of human is not measured" in notes and "nll of human is not measured" in notes
     assert {s.policy for s in read_file(ctx.out / "replies" / "human.jsonl")} == {"human"}
     found, _ = run(context(ctx.inputs), policies=["$human", "$base"])
     assert "kl is not measured: of human only replies are known" in found["notes"]
+
+
+def test_ready_answers_of_another_decoding_are_marked(artifacts, prompts, context, tmp_path):
+    asked = read(context({"prompts": prompts}), RecordsRef("prompts"), Prompt)
+    inputs = artifacts | {"prompts": prompts}
+    for name, temperature in (("alike", 0.5), ("cooler", 0.25)):
+        folder = tmp_path / name
+        write([Sample(p.id, p.prompt, "the cat", name, tokens=2) for p in asked], folder / "records.jsonl")
+        drawn = Sampling(temperature=temperature, max_new_tokens=4).model_dump()
+        (folder / "manifest.json").write_text(json.dumps({"fields": {"sampling": drawn}}))
+        inputs[name] = Artifact("records", f"key-of-{name}", folder)
+    sampling = {"temperature": 0.5, "max_new_tokens": 4}
+    found, _ = run(context(inputs), policies=["$base", "$alike", "$cooler"], sampling=sampling)
+    marked = [note for note in found["notes"] if "decoded" in note]
+    assert marked == ["cooler: ready answers, decoded with temperature 0.25, not 0.5"]
+
+
+def test_a_server_takes_part(artifacts, prompts, texts, context):
+    """It answers with the weights of `base`, declines one prompt, and tells no tokens for another."""
+    policy = load_policy(artifacts["base"])
+    answer = tiny_model(HFGenerator(policy, 1), policy)
+
+    def reply(body):
+        if body["messages"][-1]["content"] == "the a cat":
+            return {"message": {"role": "assistant", "content": ""}, "finish_reason": "content_filter"}
+        return answer(body)
+
+    with serving(reply) as server:
+        inputs = artifacts | {"prompts": prompts, "texts": texts, "served": server.endpoint()}
+        policies = ["$base", "$served"]
+        found, metrics = run(context(inputs), policies=policies, rewards=["length", "repetition"], text="$texts")
+        assert len(server.answered) == 24
+        again, _ = run(context(inputs), policies=policies, rewards=["length", "repetition"], text="$texts")
+        assert len(server.answered) == 24 and again == found, "answers are kept"
+    kept = list(read_file(context(inputs).out / "replies" / "served.jsonl"))
+    assert [s.finish for s in kept].count("refused") == 2 and {s.policy for s in kept} == {"served"}
+    assert metrics["served/length"] == pytest.approx(np.mean([len(s.reply.split()) for s in kept]))
+    assert found["policies"]["served"].keys() == {
+        "length",
+        "repetition",
+        "tokens",
+        "words",
+        "stop",
+        "distinct-1",
+        "distinct-2",
+    }
+    assert {note.removeprefix("served: ") for note in found["notes"]} == {
+        "asked through its server, which writes prompts in a template of its own",
+        "2 of 24 replies were refused by its server, and count as empty ones",
+        "nll of served is not measured: only its replies are known",
+        "kl of served is not measured: only its replies are known",
+        "tokens is compared only between policies with the same tokenizer: base | served",
+    }
 
 
 def test_a_prompt_without_a_ready_answer_is_an_error(artifacts, prompts, rows, context):
@@ -232,7 +290,8 @@ def test_a_prompt_that_leaves_no_room_is_asked_of_nobody_and_known_before_anythi
     assert Compare.model_validate(FIELDS).check(early)["prompts"] == 12
     found, _ = run(context(inputs | ahead))
     assert found["settings"]["prompts"] == 12
-    (note,) = {e["text"] for e in context.events if e["event"] == "note"}
+    (note,) = (e["text"] for e in context.events if e["event"] == "note")
+    assert found["notes"] == [note], "said once, and in the report too"
     assert note == (
         "1 of 13 prompts (7.7%) leave no room for 12 new tokens, such as prompt the-long-one has 88 tokens for base, "
         "whose context is 96; they are asked of nobody"
