@@ -23,7 +23,6 @@ from align.evals.statistics import LEVEL, Measure, interval
 from align.records import Sample, prompt_id
 from align.rewards.base import Better
 
-
 SEPARATED = 10
 """Log-odds. An interval of the controlled win rate that reaches so far says nothing."""
 

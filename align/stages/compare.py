@@ -32,7 +32,7 @@ class Compare(Stage):
     """
 
     name = "compare"
-    version = 2
+    version = 3
     makes = "report"
 
     policies: tuple[ContestantRef, ...] = Field(min_length=1)
