@@ -34,6 +34,15 @@ class Machine(BaseModel):
     """CPU threads of each process; none means what torch chooses, at most the cores / processes."""
     sample_batch: int = Field(default=64, ge=1)
     """Replies that are generated side by side."""
+    generator: Literal["auto", "hf", "continuous", "vllm"] = "auto"
+    """Who writes the replies of a model in this process: our own loop around transformers (`hf`), transformers'
+    continuous batching (`continuous`), or vLLM on the same GPU (`vllm`, installed by `pip install 'align[vllm]'`). auto
+    is vllm where it is installed and there is a GPU, else hf. All draw from the same distribution, but not the same
+    tokens: with hf a reply is the same in any company, and bit-equal on a CPU; neither of the others ran on a GPU yet.
+    """
+    vllm_memory: float = Field(default=0.3, gt=0, lt=1)
+    """The share of a GPU's memory that vLLM may take, weights included, while it writes. While models train it sleeps
+    and has given most of it back."""
     track: tuple[str, ...] = ()
     """Trackers through accelerate: tensorboard, wandb, mlflow, trackio; their files go to `.store/tracking`. None by
     default: nothing leaves the machine."""

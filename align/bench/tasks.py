@@ -15,7 +15,7 @@ from align.bench.arithmetic import Lengths, Shape
 from align.bench.clock import Clock, breakdown, matrix_rate, name_of, peak_bytes
 from align.config import Model, Optim, Sampling
 from align.data.tree import Tree
-from align.generate.hf import HFGenerator
+from align.generate.load import generator_of
 from align.machine import Machine
 from align.models.heads import Reward, load_reward
 from align.models.logprobs import LanguageModel
@@ -209,7 +209,7 @@ class Bench:
         policy, vocabulary = load_policy(self.source, device=str(self.device)), self.sizes["vocab_size"]
         stops = tuple(range(vocabulary - vocabulary // 40, vocabulary))  # random weights choose any token alike
         policy = replace(policy, contract=policy.contract.model_copy(update={"stop": stops}))
-        generator = HFGenerator(policy, self.order.machine.sample_batch)
+        generator = generator_of(policy, self.order.machine)
         with self.clock.running():
             made = generator.generate(self._prompts(trees), Sampling(n=2, max_new_tokens=64), self.order.seed)
         replies = [tuple(len(c.ids) for c in made[i : i + 2]) for i in range(0, len(made), 2)]

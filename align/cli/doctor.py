@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 OPTIONAL = {
     "bitsandbytes": "models with quantize: 4bit (QLoRA), on a GPU",
+    "vllm": "generator: vllm, replies written on a GPU",
     "tensorboard": "--track tensorboard",
     "wandb": "--track wandb",
     "mlflow": "--track mlflow",

@@ -46,7 +46,7 @@ def sample(
     store = Store(settings.store)
     source, inputs = policy_source(store, policy), dict[str, Any]()
     scorer = _reward(reward, store, inputs) if reward else None
-    from align.generate.hf import HFGenerator
+    from align.generate.load import generator_of
     from align.models.policy import load_policy
 
     loaded = load_policy(source, store=store, device=settings.device)
@@ -55,7 +55,7 @@ def sample(
     drawn = Sampling(temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens, n=best_of or n)
     made = [
         Sample(str(c.prompt), asked[c.prompt], c.text, policy, c.index, c.finish)
-        for c in HFGenerator(loaded, settings.sample_batch).generate(asked, drawn, seed)
+        for c in generator_of(loaded, settings).generate(asked, drawn, seed)
     ]
     if scorer:
         made = _scored(made, scorer, bool(best_of), _context(inputs, store, settings, seed))

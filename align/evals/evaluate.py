@@ -147,12 +147,9 @@ class Subject:
         return Answers(samples, [np.array(c.ids, np.int32) for c in made] if self.weights else [])
 
     def _generator(self) -> Generator:
-        from align.generate.hf import HFGenerator
-        from align.generate.load import load_generator
+        from align.generate.load import generator_of, load_generator
 
-        if self.weights:
-            return HFGenerator(self.policy, self.ctx.machine.sample_batch)
-        return load_generator(self.ctx, self.reference)
+        return generator_of(self.policy, self.ctx.machine) if self.weights else load_generator(self.ctx, self.reference)
 
     def _logps(self, trees: list[Tree], temperature: float, what: str) -> np.ndarray:
         from align.losses.reduce import per_reply

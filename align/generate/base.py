@@ -64,3 +64,8 @@ class Generator(Protocol):
 def uniforms(seed: int, prompt: Messages, index: int, count: int) -> np.ndarray:
     """(count,) uniform numbers in [0, 1), float64: the random stream of one reply, one number a token."""
     return np.random.default_rng([seed, int(prompt_id(prompt), 16), index]).random(count)
+
+
+def reply_seed(seed: int, prompt: Messages, index: int) -> int:
+    """The seed of one reply, below 2**63, for engines that draw by themselves."""
+    return int(np.random.default_rng([seed, int(prompt_id(prompt), 16), index]).integers(2**63))

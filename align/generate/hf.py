@@ -22,11 +22,11 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from align.config import Sampling
 from align.data.tree import Layout
 from align.data.trie import WIDTH
-from align.errors import CheckError, TrainingError
+from align.errors import TrainingError
 from align.generate.base import Completion, Progress, uniforms
 from align.generate.choices import choose
+from align.generate.tokens import completion, distribution, prompts_of
 from align.models.attention import layout_for
-from align.models.preview import context_of
 from align.records import Messages
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class HFGenerator:
     ) -> list[Completion]:
         rows = [
             _Row(i, j, ids, limit, uniforms(seed, prompts[i], j, limit if sampling.temperature else 0))
-            for i, (ids, limit) in enumerate(self._prompts(prompts, sampling.max_new_tokens))
+            for i, (ids, limit) in enumerate(prompts_of(self.policy, prompts, sampling.max_new_tokens))
             for j in range(sampling.n)
         ]
         model, contract = self.policy.model, self.policy.contract
@@ -60,7 +60,10 @@ class HFGenerator:
         try:
             for batch in _batches(rows, self.batch, equal=not _attention_only(model)):
                 sampled = decode(model, batch, sampling, contract.stop, contract.pad)
-                made += map(self._completion, batch, sampled)
+                made += [
+                    completion(self.policy, row.prompt, row.index, ids, logps)
+                    for row, (ids, logps) in zip(batch, sampled, strict=True)
+                ]
                 if progress:
                     progress(len(made), len(rows))
         finally:
@@ -78,23 +81,6 @@ class HFGenerator:
         config = self.policy.model.config
         return layout_for(config, config._attn_implementation, min(self.max_tokens, WIDTH))[0]
 
-    def _prompts(self, prompts: Sequence[Messages], limit: int) -> Iterator[tuple[list[int], int]]:
-        """The ids of each prompt and how many tokens may follow them."""
-        context = context_of(self.policy.model)
-        for i, prompt in enumerate(prompts):
-            ids = self.policy.chat.prompt(prompt)
-            if not ids:
-                raise CheckError(f"prompt {i} has no tokens: nothing can be continued from it")
-            if context is not None and len(ids) >= context:
-                raise CheckError(f"prompt {i} leaves no room to reply: {len(ids)} tokens in a context of {context}")
-            yield ids, limit if context is None else min(limit, context - len(ids))
-
-    def _completion(self, row: _Row, sampled: _Sampled) -> Completion:
-        ids = sampled.ids[:-1] if sampled.stopped else sampled.ids
-        finish = "stop" if sampled.stopped else "length"
-        text = self.policy.chat.text(list(ids))
-        return Completion(row.prompt, row.index, text, tuple(sampled.ids), tuple(sampled.logps), finish)
-
 
 @dataclass(frozen=True, slots=True)
 class _Row:
@@ -105,13 +91,6 @@ class _Row:
     ids: list[int]
     limit: int
     uniforms: np.ndarray
-
-
-@dataclass(frozen=True, slots=True)
-class _Sampled:
-    ids: list[int]
-    logps: list[float]
-    stopped: bool
 
 
 def _batches(rows: list[_Row], size: int, equal: bool) -> Iterator[list[_Row]]:
@@ -127,8 +106,10 @@ def _batches(rows: list[_Row], size: int, equal: bool) -> Iterator[list[_Row]]:
 
 
 @torch.no_grad()
-def decode(model: Any, rows: list[_Row], sampling: Sampling, stop: Sequence[int], pad: int) -> list[_Sampled]:
-    """Writes the replies of one batch, in the order of `rows`."""
+def decode(
+    model: Any, rows: list[_Row], sampling: Sampling, stop: Sequence[int], pad: int
+) -> list[tuple[list[int], list[float]]]:
+    """The ids and log-probs of the replies of one batch, in the order of `rows`."""
     device = next(model.parameters()).device
     limits = torch.tensor([row.limit for row in rows], device=device)
     steps = max(row.limit for row in rows)
@@ -138,14 +119,14 @@ def decode(model: Any, rows: list[_Row], sampling: Sampling, stop: Sequence[int]
     draws, stops = draws.to(device), torch.tensor(list(stop), device=device)
     ids = torch.full((len(rows), steps), pad, device=device)
     logps = torch.zeros(len(rows), steps, device=device)
-    lengths, stopped = limits.clone(), torch.zeros_like(limits, dtype=torch.bool)
+    lengths = limits.clone()
     state = _State(model, rows, steps, pad, device)
     batch = torch.arange(len(rows), device=device)  # the row that each row of the state is
-    running = torch.ones_like(stopped)
+    running = torch.ones_like(limits, dtype=torch.bool)
     for step in range(steps):
         ids[batch, step], logps[batch, step] = draw(state.logits, draws[batch, step], sampling)
         hit = torch.isin(ids[batch, step], stops) & running
-        lengths[batch[hit]], stopped[batch[hit]] = step + 1, True
+        lengths[batch] = torch.where(hit, step + 1, lengths[batch])
         running = running & ~hit & (step + 1 < limits[batch])
         left = int(running.sum())
         if not left:
@@ -158,8 +139,8 @@ def decode(model: Any, rows: list[_Row], sampling: Sampling, stop: Sequence[int]
     if not torch.isfinite(logps).all():
         raise TrainingError("the policy's logits are not finite: its weights are damaged or its dtype overflows")
     return [
-        _Sampled(i[:n], p[:n], s)
-        for i, p, n, s in zip(ids.tolist(), logps.tolist(), lengths.tolist(), stopped.tolist(), strict=True)
+        (row[:length], logp[:length])
+        for row, logp, length in zip(ids.tolist(), logps.tolist(), lengths.tolist(), strict=True)
     ]
 
 
@@ -172,24 +153,11 @@ def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, T
     if sampling.temperature == 0:
         token = logits.argmax(-1)
         return token, torch.zeros_like(token, dtype=torch.float32)
-    logp = _truncated(logits.float() / sampling.temperature, sampling).log_softmax(-1)
+    logp = distribution(logits, sampling)
     mass = logp.double().exp().cumsum(-1)
     token = torch.searchsorted(mass, (uniform * mass[:, -1])[:, None], right=True)
     token = token.clamp(max=logits.shape[-1] - 1)
     return token[:, 0], logp.gather(-1, token)[:, 0]
-
-
-def _truncated(logits: Tensor, sampling: Sampling) -> Tensor:
-    """Logits with all but the `top_k` likeliest, then all but the nucleus of mass `top_p`, at minus infinity."""
-    if 0 < sampling.top_k < logits.shape[-1]:
-        worst = logits.topk(sampling.top_k).values[:, -1:]
-        logits = logits.masked_fill(logits < worst, -torch.inf)
-    if sampling.top_p < 1:
-        ordered, order = logits.sort(-1, descending=True)
-        mass = ordered.softmax(-1)
-        outside = mass.cumsum(-1) - mass >= sampling.top_p  # the mass before a token already suffices
-        logits = logits.masked_fill(outside.scatter(-1, order, outside), -torch.inf)
-    return logits
 
 
 class _State:

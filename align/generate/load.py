@@ -1,10 +1,18 @@
-"""From a reference of a recipe to whoever writes."""
+"""From a reference of a recipe, or a policy in this process, to whoever writes."""
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Literal
+
 from align.config import Endpoint
+from align.errors import DependencyError
 from align.generate.base import Generator
+from align.machine import Machine
 from align.stage import Context, Reference
+
+if TYPE_CHECKING:
+    from align.models.policy import Policy
 
 
 def load_generator(ctx: Context, reference: Reference) -> Generator:
@@ -14,9 +22,35 @@ def load_generator(ctx: Context, reference: Reference) -> Generator:
         from align.generate.endpoint import EndpointGenerator
 
         return EndpointGenerator(source, ctx.store, reference.name, ctx.note)
-    from align.generate.hf import HFGenerator
     from align.models.policy import load_policy
-    from align.train.batching import token_budget
 
     policy = load_policy(ctx.checkpoint(reference), base=ctx.base, store=ctx.store, device=ctx.machine.device)
-    return HFGenerator(policy, ctx.machine.sample_batch, token_budget(ctx.machine, policy.model.device))
+    return generator_of(policy, ctx.machine)
+
+
+def generator_of(policy: Policy, machine: Machine) -> Generator:
+    """Whoever writes for a loaded policy, as the machine settings choose."""
+    from align.generate.hf import HFGenerator
+    from align.train.batching import token_budget
+
+    device, quantized = policy.model.device, bool(policy.contract.quantize)
+    kind, budget = chosen(machine, device.type == "cuda", quantized), token_budget(machine, device)
+    if kind == "vllm":
+        from align.generate.vllm import VLLMGenerator
+
+        return VLLMGenerator(policy, machine.vllm_memory, machine.sample_batch, budget)
+    if kind == "continuous":
+        from align.generate.continuous import ContinuousGenerator
+
+        return ContinuousGenerator(policy, machine.sample_batch, budget)
+    return HFGenerator(policy, machine.sample_batch, budget)
+
+
+def chosen(machine: Machine, cuda: bool, quantized: bool = False) -> Literal["hf", "continuous", "vllm"]:
+    """Who writes on this machine. Raises DependencyError for vLLM where it can't."""
+    able = cuda and find_spec("vllm") is not None
+    if machine.generator == "auto":
+        return "vllm" if able and not quantized else "hf"
+    if machine.generator == "vllm" and not able:
+        raise DependencyError("machine.generator is vllm, which needs a CUDA device and pip install 'align[vllm]'")
+    return machine.generator

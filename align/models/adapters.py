@@ -137,6 +137,32 @@ class Adapters:
         save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
         config.save_pretrained(str(folder))
 
+    @torch.no_grad()
+    def merged_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Each weight as `merge` would leave it, under its name, the model itself untouched. Tied ones come once.
+
+        Raises CheckError for adapters that are no sum with the weight.
+        """
+        if self._peft is not None and self._adapts_tied_embeddings():
+            raise CheckError("an adapter on embeddings that are tied would be merged into both of them")
+        for name, parameter in self.model.named_parameters():
+            if any(part.startswith("lora_") for part in name.split(".")):
+                continue
+            owner, base, kind = name.rpartition(".base_layer.")
+            if base and kind == "weight":
+                parameter = self._summed(cast(Any, self.model.get_submodule(owner)), parameter)
+            yield f"{owner}.{kind}" if base else name, parameter
+
+    def _summed(self, layer: Any, weight: Tensor) -> Tensor:
+        """A layer's weight and what the stack adds to it, summed in float32."""
+        speaking = [name for name in self.names if name in layer.scaling]
+        if any(name in layer.lora_variant or layer.lora_bias[name] for name in speaking):
+            raise CheckError("adapters with a bias, or of a kind such as DoRA, are no sum with the weight")
+        total = weight.float()
+        for name in speaking:
+            total = total + layer.get_delta_weight(name).float()
+        return total.to(weight.dtype)
+
     def merge(self) -> PreTrainedModel:
         """Adds the whole stack to the model's weights for good and empties it."""
         if self._peft is not None:
@@ -184,11 +210,15 @@ class Adapters:
             if not any(f".{name}".endswith(f".{target}") for name, _ in self.model.named_modules()):
                 raise CheckError(f"lora.targets: no module is called {target!r}.{suggestion(target, ends)}")
 
-    def _untie_adapted_embeddings(self) -> None:
-        """Gives the output layer weights of its own before one of the two is merged into, or the other would change."""
+    def _adapts_tied_embeddings(self) -> bool:
         inputs, outputs = cast(Any, self.model.get_input_embeddings()), cast(Any, self.model.get_output_embeddings())
         adapted = hasattr(inputs, "base_layer") or hasattr(outputs, "base_layer")
-        if outputs is not None and adapted and self.model.config.tie_word_embeddings:
+        return outputs is not None and adapted and self.model.config.tie_word_embeddings
+
+    def _untie_adapted_embeddings(self) -> None:
+        """Gives the output layer weights of its own before one of the two is merged into, or the other would change."""
+        if self._adapts_tied_embeddings():
+            outputs = cast(Any, self.model.get_output_embeddings())
             layer = getattr(outputs, "base_layer", outputs)
             layer.weight = nn.Parameter(layer.weight.detach().clone())
             self.model.config.tie_word_embeddings = False

@@ -12,7 +12,7 @@ from align.data.tokens import trees
 from align.data.tree import Tree
 from align.errors import CheckError
 from align.evals.evaluate import questions
-from align.generate.hf import HFGenerator
+from align.generate.load import generator_of
 from align.models.attention import layout_for
 from align.models.loaded import check_handover
 from align.models.preview import preview
@@ -155,7 +155,7 @@ def setting(ctx: Context, stage: Online, critic: Value | None) -> tuple[Player, 
     player = Player(
         policy,
         module,
-        HFGenerator(policy, ctx.machine.sample_batch),
+        generator_of(policy, ctx.machine),
         rewards,
         stage.sampling,
         stage.missing_eos_penalty,

@@ -17,14 +17,12 @@ from align.config import Sampling
 from align.data.tree import Batch, Layout, Reply, Tree
 from align.errors import CheckError, TrainingError
 from align.generate.base import Completion, Generator, Progress
+from align.generate.tokens import DRIFT
 from align.models.logprobs import LanguageModel
 from align.models.policy import Policy
 from align.records import Prompt, Sample
 from align.rewards.base import Reward
 from align.train.measure import with_token_numbers
-
-DRIFT = {"float32": 1e-3, "bfloat16": 0.1}
-"""Largest mean difference, in nats a token, between the log-probs that sampling and training compute."""
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def policy(family: str = "llama", stop=(1, 2), **sizes):
         prompt=lambda messages: [3 + LETTERS.index(letter) for letter in messages[0].content],
         text=lambda ids: " ".join(map(str, ids)),
     )
-    return SimpleNamespace(model=model, chat=chat, contract=SimpleNamespace(stop=stop, pad=0))
+    return SimpleNamespace(model=model, chat=chat, contract=SimpleNamespace(stop=stop, pad=0, dtype="float32"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

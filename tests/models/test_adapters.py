@@ -154,3 +154,24 @@ def test_a_target_is_whole_components_of_a_name(outside):
     with pytest.raises(CheckError, match="no module is called 'proj'"):
         load_policy(outside(), train=True, lora=Lora(targets=("q_proj", "proj")))
     assert load_policy(outside(), train=True, lora=Lora(targets=("self_attn.q_proj",))).trainable()
+
+
+def test_merged_weights_are_those_of_a_merged_model_and_the_model_is_left_as_it_was(store, stacked):
+    policy, merged = stacked(), stacked()
+    before = {name: p.clone() for name, p in policy.model.named_parameters()}
+    found = dict(policy.adapters.merged_weights())
+    merged.adapters.merge()
+    expected = dict(merged.model.named_parameters())
+    assert found.keys() == expected.keys()
+    for name, weight in found.items():
+        torch.testing.assert_close(weight, expected[name], atol=1e-6, rtol=0)
+    assert sum(not torch.equal(w, before.get(n.replace(".weight", ".base_layer.weight"), w)) for n, w in found.items())
+    assert all(torch.equal(p, before[name]) for name, p in policy.model.named_parameters())
+
+
+def test_adapters_that_are_no_sum_with_the_weight_have_no_merged_weights(store, outside):
+    policy = load_policy(outside(), store=store, train=True, lora=Lora(r=2))
+    layer = next(m for m in policy.model.modules() if hasattr(m, "lora_variant"))
+    layer.lora_variant["adapter0"] = object()
+    with pytest.raises(CheckError, match="such as DoRA"):
+        dict(policy.adapters.merged_weights())
