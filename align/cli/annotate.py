@@ -53,13 +53,13 @@ def annotate(
 
     found = _items(store_at(store), source)
     items = [at_most(item, replies, seed) for item in found]
-    alike = [item for item in items if len(item.replies) == 1 and len(item.replies[0].sources) > 1]
-    items = [item for item in items if item not in alike][:limit]
+    alike = sum(map(_alike, items))
+    items = [item for item in items if not _alike(item)][:limit]
     if not items:
         raise RecipeError(f"{source}: nothing to vote on: all replies to each of {len(found)} prompts are the same")
     console = Console(highlight=False)
     if alike:
-        console.print(f"left out, because all replies are the same: {len(alike):,} of {len(found):,} prompts")
+        console.print(f"left out, because all replies are the same: {alike:,} of {len(found):,} prompts")
     fewer = sum(len(item.replies) > replies for item in found)
     if fewer:
         console.print(
@@ -103,6 +103,11 @@ def show(outcome: Outcome, console: Console) -> None:
     even = "left out" if outcome.ties == "drop" else "with label 0.5"
     lines.append(counts + (f"; {found['even']:,} even pairs {even}" if found["even"] else ""))
     console.print(Text("\n".join([*lines, "", outcome.entries()])), soft_wrap=True)
+
+
+def _alike(item: Item) -> bool:
+    """Whether all gave the same reply, so that there is nothing to choose."""
+    return len(item.replies) == 1 and len(item.replies[0].sources) > 1
 
 
 def _items(store: Store, source: str) -> list[Item]:

@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from align.cli.annotate import Opened, Port, Ties, VotesFolder, show, vote_on_page
-from align.cli.options import policy_source, with_machine
+from align.cli.options import policy_source, server, with_machine
 from align.cli.text import joined
-from align.config import Endpoint, Sampling
+from align.config import Sampling
 from align.errors import AlignError, CheckError, RecipeError
 from align.machine import Machine
 from align.store import Store
@@ -33,7 +33,7 @@ ONE = "/1: good as it is   /w TEXT: what it should have been   /u: undo   /new  
 def chat(
     policies: Annotated[
         list[str],
-        typer.Argument(metavar="A [B]", help="Artifacts, model folders, hub names, or MODEL@http://SERVER/v1."),
+        typer.Argument(metavar="A [B]", help="Artifacts, model folders, hub names, or servers (http://HOST/v1#MODEL)."),
     ],
     system: Annotated[str | None, typer.Option(help="System message of every conversation.")] = None,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 1.0,
@@ -75,11 +75,10 @@ def chat(
 
 def _generator(name: str, settings: Machine) -> Generator:
     store = Store(settings.store)
-    model, at, server = name.partition("@")
-    if at and server.startswith("http"):
+    if endpoint := server(name):
         from align.generate.endpoint import EndpointGenerator
 
-        return EndpointGenerator(Endpoint(endpoint=server, name=model), store, name)
+        return EndpointGenerator(endpoint, store, endpoint.name)
     source = policy_source(store, name)
     from align.generate.hf import HFGenerator
     from align.models.policy import load_policy
@@ -103,6 +102,8 @@ def _talk(desk: Chat, annotator: str, console: Console) -> None:
             _act(desk, annotator, item, line)
         except AlignError as error:
             console.print(Text(str(error), style="yellow"))
+        except KeyboardInterrupt:
+            console.print("\nstopped; Ctrl-C once more ends", style="dim")
 
 
 def _act(desk: Chat, annotator: str, item: Item | None, line: str) -> None:

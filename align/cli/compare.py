@@ -13,7 +13,7 @@ from rich.console import Console
 
 from align.cli import report as table
 from align.cli.display import LiveTable, LogLines
-from align.cli.options import policy_source, reward_given, with_machine
+from align.cli.options import policy_source, reward_given, server, with_machine
 from align.config import Data, Endpoint, Model
 from align.errors import Problem, RecipeError, StoreError
 from align.machine import Machine
@@ -127,7 +127,7 @@ def _report(folder: Path, inputs: dict[str, Any], store: Store, file: Path) -> N
 
 def _names(policies: list[str]) -> list[str]:
     """The last part of each address where those differ, else all of it; of a server, what it calls the model."""
-    addresses = [address.rpartition("#")[2] if _is_server(address) else address for address in policies]
+    addresses = [found.name if (found := server(address)) else address for address in policies]
     short = [Path(a).stem if Path(a).is_file() else Path(a).name for a in addresses]
     return short if len(set(short)) == len(short) else list(map(_joined, addresses))
 
@@ -136,17 +136,10 @@ def _joined(address: str) -> str:
     return address.strip("/").replace("/", "-")
 
 
-def _is_server(address: str) -> bool:
-    return address.startswith(("http://", "https://"))
-
-
 def _contestant(store: Store, given: str, template: str | None) -> Artifact | Model | Endpoint | Data:
     """Who an address from the command line is."""
-    if _is_server(given):
-        address, _, name = given.rpartition("#")
-        if not address:
-            raise RecipeError(f"{given}: which of the server's models? Write {given.rstrip('/')}#MODEL")
-        return Endpoint(endpoint=address, name=name)
+    if found := server(given):
+        return found
     if Path(given).is_file():
         return Data(path=given)
     with suppress(StoreError):

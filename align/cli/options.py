@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from align.config import Model
+from align.config import Endpoint, Model
 from align.errors import RecipeError, StoreError
 from align.machine import Machine, machine
 from align.store import Artifact, Store
@@ -79,6 +79,16 @@ def artifact(store: Store, address: str) -> Artifact:
         return store.get(address)
     except StoreError as error:
         raise RecipeError(str(error)) from None
+
+
+def server(given: str) -> Endpoint | None:
+    """The model behind a server that `http://HOST/v1#MODEL` means; None for what is no server's address."""
+    if not given.startswith(("http://", "https://")):
+        return None
+    address, _, name = given.rpartition("#")
+    if not address:
+        raise RecipeError(f"{given}: which of the server's models? Write {given.rstrip('/')}#MODEL")
+    return Endpoint(endpoint=address, name=name)
 
 
 def policy_source(store: Store, address: str) -> Artifact | Model:

@@ -159,7 +159,7 @@ class _Page:
             "kind": "chat" if isinstance(self.desk, Chat) else "poll",
             "done": self.desk.done(annotator),
             "total": self.desk.total,
-            "undoable": bool(self.desk.log.votes.get(annotator)),
+            "undoable": self.desk.done(annotator) > 0,
             "prompt": _turns(item.prompt if item else self.desk.conversation(annotator)),
             "item": item and self._item(annotator, item),
             "draft": taken and self._draft(taken),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -57,6 +57,8 @@ class Desk(ABC):
 
     total: int | None = None
     """Items that there are, where that is known."""
+    known: Set[str] | None = None
+    """Their ids; a log may hold votes on others."""
 
     def __init__(self, log: Log, seed: int):
         self.log, self.seed = log, seed
@@ -67,7 +69,8 @@ class Desk(ABC):
 
     def done(self, annotator: str) -> int:
         """How many items this person has voted on."""
-        return len(self.log.votes.get(annotator, ()))
+        votes = self.log.votes.get(annotator, {}).keys()
+        return len(votes if self.known is None else self.known & votes)
 
     def conversation(self, annotator: str) -> Messages:
         """What was said so far, where nothing is to be voted on."""
@@ -94,6 +97,9 @@ class Desk(ABC):
             ranks = tuple(ranks[shown.index(i)] for i in sorted(shown))
         if corrects is not None:
             corrects = shown[corrects]
+            written = "\n".join(message.content for message in item.replies[corrects].messages)
+            if (ballot.correction or "").strip() == written.strip():
+                raise CheckError("the correction is the reply as it was")
         said = ballot.model_dump(include={"annotator", "correction", "flagged", "comment", "seconds"})
         now = datetime.now(UTC).isoformat(timespec="seconds")
         made = Vote(**said, item=item, shown=shown, ranks=ranks, corrects=corrects, time=now)
@@ -103,7 +109,7 @@ class Desk(ABC):
 
     def undo(self, annotator: str) -> Vote | None:
         """Takes back this person's last vote, whose item is pending again."""
-        taken = self.log.undo(annotator)
+        taken = self.log.undo(annotator, self.known)
         if taken is not None:
             self._taken_back(taken)
         return taken
@@ -125,14 +131,11 @@ class Poll(Desk):
         self.items = items
         self.total = len(items)
         self._orders: dict[str, list[Item]] = {}
-        self._known = {item.id for item in items}
+        self.known = {item.id for item in items}
 
     def pending(self, annotator: str) -> Item | None:
         votes = self.log.votes.get(annotator, {})
         return next((item for item in self._order(annotator) if item.id not in votes), None)
-
-    def done(self, annotator: str) -> int:
-        return len(self._known & self.log.votes.get(annotator, {}).keys())
 
     def _order(self, annotator: str) -> list[Item]:
         if annotator not in self._orders:

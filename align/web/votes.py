@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -96,12 +96,12 @@ class Log:
         self._append({"vote": vote.row()})
         self._take(vote)
 
-    def undo(self, annotator: str) -> Vote | None:
-        """Takes back the last vote of a person, and returns it; None where there is none."""
-        votes = self.votes.get(annotator)
-        if not votes:
+    def undo(self, annotator: str, among: Container[str] | None = None) -> Vote | None:
+        """Takes back a person's last vote, of those on the items `among`, and returns it; None where there is none."""
+        votes = self.votes.get(annotator, {})
+        last = next((item for item in reversed(votes) if among is None or item in among), None)
+        if last is None:
             return None
-        last = next(reversed(votes))
         self._append({"undo": {"annotator": annotator, "item": last}})
         return votes.pop(last)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from align.config import Sampling
@@ -133,3 +135,25 @@ def test_contestants_who_say_the_same_are_one_reply(tmp_path):
     desk = Chat({"A": same, "B": same}, Sampling(), Log(tmp_path / "votes.jsonl"), 0)
     (reply,) = desk.say("ann", "hello").replies
     assert reply.sources == ("A", "B")
+
+
+def test_undo_leaves_votes_on_other_items_alone(poll):
+    """A log may hold what was voted on in other records; nobody would see what became of those."""
+    old = poll(item("old", "x", "y"))
+    old.vote(on(old, correction="better", corrects=0))
+    desk = Poll([item("new", "x", "y"), item("newer", "x", "y")], old.log, seed=0)
+    assert desk.undo("ann") is None
+    desk.vote(first := on(desk, ranks=(0, 1)))
+    old.log.add(replace(old.log.votes["ann"][old.items[0].id], comment="voted on in between"))
+    taken = desk.undo("ann")
+    assert taken is not None and taken.item.id == first.item
+    assert [vote.item.record for vote in desk.log.standing()] == ["old"]
+
+
+def test_a_correction_that_changes_nothing_is_refused(poll):
+    """It would be a preference over itself."""
+    desk = poll(item("?", "x", "y"))
+    shown = [("x", "y")[i] for i in desk.shown("ann", desk.items[0])]
+    with pytest.raises(CheckError, match="as it was"):
+        desk.vote(on(desk, correction=f"{shown[1]}\n", corrects=1))
+    desk.vote(on(desk, correction=shown[0], corrects=1))

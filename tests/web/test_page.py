@@ -193,7 +193,7 @@ def test_a_chat_with_two_served_models_goes_on_with_the_better_one(visit, tmp_pa
         return {"message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
 
     with serving(reply) as served:
-        models = [f"{name}@{served.address}" for name in "AB"]
+        models = [f"{served.address}#{name}" for name in "AB"]
         server = Server(tmp_path, "chat", *models, "--page", "--out", "votes")
         try:
             page = visit(server.address, "ann")

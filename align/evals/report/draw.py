@@ -75,7 +75,7 @@ class Chart:
     """A chart, what it says in words, and the numbers that it shows."""
 
     name: str
-    """Its file's name."""
+    """Its file's name, but for what file names may not hold."""
     title: str
     alt: str
     """What is to be seen, for those who cannot."""
@@ -99,9 +99,10 @@ class Chart:
     def save(self, folder: Path) -> None:
         """Writes it as PNG, 300 dots an inch, and its numbers as CSV."""
         folder.mkdir(parents=True, exist_ok=True)
+        name = re.sub(r"[^\w.@+-]+", "-", self.name)  # names of metrics and stages are other people's
         with matplotlib.rc_context(STYLE):
-            self.figure.savefig(folder / f"{self.name}.png", dpi=300, facecolor=LIGHT["paper"])
-        with (folder / f"{self.name}.csv").open("w", newline="") as file:
+            self.figure.savefig(folder / f"{name}.png", dpi=300, facecolor=LIGHT["paper"])
+        with (folder / f"{name}.csv").open("w", newline="") as file:
             table = csv.DictWriter(file, list(dict.fromkeys(key for row in self.rows for key in row)))
             table.writeheader()
             table.writerows(self.rows)
@@ -188,9 +189,14 @@ def _inline(svg: str, alt: str) -> str:
     svg = re.sub(r' id="([\w.-]+)"', lambda found: found[0] if found[1] in used else "", svg)
     box = re.search(r'viewBox="[^"]*"', svg)
     assert box is not None
+    svg = re.sub(r"<[^>]*>", lambda tag: _tag(tag[0]), svg)
     svg = f'<svg {box[0]} role="img" aria-label="{escape(alt)}">{svg[svg.index(">") + 1 :]}'
-    svg = re.sub(r" ?font-family: [^;\"]*;?", "", svg)
-    variables = {light: f"var(--{name})" for name, light in LIGHT.items()}
-    svg = re.sub(r"(?<=: )#[0-9a-f]{6}", lambda found: variables.get(found[0], found[0]), svg)
-    svg = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\.\d\d)\d+", r"\1", tag[0]), svg)
     return re.sub(r"\s*\n\s*", "\n", svg).strip()
+
+
+def _tag(tag: str) -> str:
+    """A tag of a drawing in the page's colours and font, with numbers no finer than anybody sees."""
+    variables = {light: f"var(--{name})" for name, light in LIGHT.items()}
+    tag = re.sub(r" ?font-family: [^;\"]*;?", "", tag)
+    tag = re.sub(r"(?<=: )#[0-9a-f]{6}", lambda found: variables.get(found[0], found[0]), tag)
+    return re.sub(r"(\.\d\d)\d+", r"\1", tag)

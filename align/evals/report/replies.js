@@ -79,7 +79,8 @@ function part(metric, value, other) {
 
 function column(row, i, against, content) {
   const reply = row.replies[i];
-  const facts = element("small", "", `${reply.tokens} tokens${reply.cut ? ", cut off" : ""}`);
+  const known = [...(reply.tokens ? [`${reply.tokens} tokens`] : []), ...(reply.cut ? ["cut off"] : [])];
+  const facts = element("small", "", known.join(", "));
   const parts = all.metrics.flatMap((metric, k) =>
     reply.scores[k] === null ? [] : [part(metric, reply.scores[k], row.replies[against]?.scores[k] ?? null)]);
   const made = element("div", "reply", element("h4", "", all.policies[i], facts), element("div", "text", ...content),

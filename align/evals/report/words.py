@@ -19,7 +19,7 @@ def headline(found: Mapping[str, Any]) -> str:
     if len(best) == len(names):
         return f"No checkpoint can be told from another by {metric}"
     if len(best) > 1:
-        return f"{listed(best)} lead by {metric}, and cannot be told apart"
+        return f"Nothing beats {listed(best, 'or')} by {metric}, and they cannot be told apart"
     if all(best[0] in beaten.get(name, ()) for name in names if name != best[0]):
         others = {2: "the other", 3: "both others"}.get(len(names), f"all {len(names) - 1} others")
         return f"{best[0]} beats {others} by {metric}"
@@ -48,9 +48,9 @@ def against_first(found: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def listed(words: Sequence[str]) -> str:
+def listed(words: Sequence[str], last: str = "and") -> str:
     """`a`, `a and b`, `a, b and c`."""
-    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+    return f" {last} ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 def _first(found: Mapping[str, Any]) -> tuple[str, list[str]]:

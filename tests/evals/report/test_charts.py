@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from align.evals.report.charts import charts
+from align.evals.report.charts import charts, forest
 from align.evals.report.draw import COLOURS, smooth
 from align.evals.report.further import best_of, brittleness, ratings
 from align.evals.report.training import _columns, _depths
@@ -136,3 +136,19 @@ def test_parents_stand_left_of_their_children_and_lines_go_through_every_column_
     place = {key: x for x, keys in enumerate(columns) for key in keys}
     assert len(place) == 5 + 2  # the line from base to the result passes two columns
     assert all(place[right] - place[left] == 1 for way in ways for left, right in pairwise(way))
+
+
+def test_what_is_told_to_those_who_cannot_see_is_not_rounded_like_a_drawing(material):
+    pairs = [{**pair, "difference": 0.0129, "low": 0.00412} for pair in material.found["pairs"]]
+    chart = forest(replace(material, found=material.found | {"pairs": pairs}), "quality")
+    assert "+0.0129 [0.00412, " in re.search(r'aria-label="([^"]*)"', chart.svg)[1]
+
+
+def test_a_metrics_name_leads_no_file_astray(material, tmp_path):
+    pairs = [{**pair, "metric": "../a/b c"} for pair in material.found["pairs"] if pair["metric"] == "quality"]
+    found = material.found | {"pairs": pairs, "better": {"../a/b c": "higher"}}
+    forest(replace(material, found=found), "../a/b c").save(tmp_path / "figures")
+    assert {file.name for file in (tmp_path / "figures").iterdir()} == {
+        f"difference-..-a-b-c.{kind}" for kind in ("png", "csv")
+    }
+    assert [file.name for file in tmp_path.iterdir()] == ["figures"]

@@ -57,7 +57,8 @@ def test_it_needs_no_other_file_and_lets_no_other_script_run(page):
     script = text.split("<script>")[1].split("</script>")[0]
     assert policy == (
         "default-src 'none'; style-src 'unsafe-inline'; script-src "
-        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'; "
+        "base-uri 'none'; form-action 'none'"
     )
 
 

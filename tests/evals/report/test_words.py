@@ -32,7 +32,10 @@ ALL = (("dpo", "base", 0.4), ("dpo", "sft", 0.1), ("sft", "base", 0.3))
         (found(*ALL, side="lower"), "base beats both others by m"),
         (found(("sft", "base", 0.4), policies="base sft"), "sft beats the other by m"),
         (found(("dpo", "base", 0.4), ("dpo", "sft", 0.1)), "dpo beats both others by m"),
-        (found(("dpo", "base", 0.4), ("sft", "base", 0.3)), "sft and dpo lead by m, and cannot be told apart"),
+        (
+            found(("dpo", "base", 0.4), ("sft", "base", 0.3)),
+            "Nothing beats sft or dpo by m, and they cannot be told apart",
+        ),
         (found(("dpo", "sft", 0.4), ("sft", "base", 0.3)), "Nothing beats dpo by m"),
         (found(), "No checkpoint can be told from another by m"),
         (found(policies="base"), "base reaches 0.25 by m"),
