@@ -92,6 +92,8 @@ class Batch:
 
 def _to(value, device):
     if isinstance(value, Tensor):
+        if torch.device(device).type == "cuda" and value.device.type == "cpu":
+            value = value.pin_memory()  # or the copy waits for what the GPU is doing
         return value.to(device, non_blocking=True)
     return {k: _to(v, device) for k, v in value.items()} if isinstance(value, dict) else value
 

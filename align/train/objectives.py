@@ -186,7 +186,7 @@ def _pairs(replies: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _count(values: Tensor) -> Tensor:
-    return values.new_tensor(float(values.numel()))
+    return values.new_full((), values.numel())
 
 
 def _mean(values: Tensor) -> tuple[Tensor, Tensor]:
