@@ -5,8 +5,8 @@ itself, never C, so the prompt is computed once for all replies. The plain layou
 for models that such a mask cannot serve. Both layouts fill the same fields: nothing downstream knows which it was.
 
 Visibility is one number a token, `until`: token k is seen by the tokens q of its row with k <= q < until[k]. That is
-the end of the tree for a prompt token and the end of the reply for a reply token; padding sees itself alone, because a
-row of a softmax that sees nothing is NaN. No mask is ever made by comparing ids with the pad id.
+the end of the tree for a prompt token and the end of the reply for a reply token; padding sees the padding before it,
+because a row of a softmax that sees nothing is NaN. No mask is ever made by comparing ids with the pad id.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def collate(trees: Sequence[Tree], layout: Layout = "tree", pad: int = 0) -> Bat
     rows = 1 + max(row for spots in places.values() for row, _ in spots)
     ids = np.full((rows, width), pad, np.int64)
     positions = np.zeros((rows, width), np.int64)
-    until = np.tile(np.arange(1, width + 1), (rows, 1))
+    until = np.full((rows, width), width)
     chains = np.zeros(rows, np.int64)
     source, target, last = [], [], []
     names = list(trees[0].replies[0].numbers)

@@ -96,7 +96,7 @@ def _rows(sequences: Sequence[Sequence[int]], scored: Sequence[int], width: int)
 def _batch(rows: list[Row], sequences: Sequence[Sequence[int]]) -> tuple[list[int], Batch]:
     width = max(len(row.ids) for row in rows)
     ids = np.zeros((len(rows), width), np.int64)
-    positions, until = (np.tile(np.arange(width) + more, (len(rows), 1)) for more in (0, 1))
+    positions, until = np.tile(np.arange(width), (len(rows), 1)), np.full((len(rows), width), width)
     members, source, target, counts = [], [], [], []
     for i, row in enumerate(rows):
         size = len(row.ids)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from align.data.tree import Batch, Layout, Reply, Tree, collate
 from align.errors import CheckError
+from align.models.blocks import SDPA, dense_mask
 
 TOLERANCE = 1e-4
 """Largest difference of a log-prob, in nats, that rounding in float32 explains."""
@@ -34,26 +35,23 @@ def attention_inputs(backbone: Any, batch: Batch) -> dict[str, Any]:
     names = inspect.signature(backbone.forward).parameters
     inputs: dict[str, Any] = {"position_ids": batch.positions} if "position_ids" in names else {}
     if not batch.causal:
-        flex = backbone.config._attn_implementation == FLEX
-        inputs["attention_mask"] = block_mask(batch.until) if flex else dense_mask(batch.until, _dtype(backbone))
+        inputs["attention_mask"] = _mask(backbone, batch.until)
     return inputs
+
+
+def _mask(backbone: Any, until: Tensor) -> Any:
+    name = backbone.config._attn_implementation
+    if name == FLEX:
+        return block_mask(until)
+    if name == SDPA and until.device.type == "cpu" and backbone._supports_attention_backend:
+        return until[:, None, None]  # `align.models.blocks` makes of it what it takes
+    return dense_mask(until, _dtype(backbone))
 
 
 def _dtype(backbone: Any) -> torch.dtype:
     weight = backbone.get_input_embeddings().weight
     device = weight.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-
-
-def dense_mask(until: Tensor, dtype: torch.dtype) -> Tensor:
-    """(R, 1, T, T) additive mask from (R, T) visibility: 0 where q sees k, else the lowest number.
-
-    Floats, because a boolean mask is silently wrong under eager attention, which adds it.
-    """
-    index = torch.arange(until.shape[1], device=until.device)
-    seen = (index[None, :] <= index[:, None]) & (index[:, None] < until[:, None, :])
-    mask = torch.zeros(seen.shape, dtype=dtype, device=until.device)
-    return mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
 
 
 def block_mask(until: Tensor) -> Any:

@@ -79,9 +79,9 @@ def test_an_empty_reply_is_read_at_the_end_of_its_prompt() -> None:
     assert batch.owner.tolist() == [1]
 
 
-def test_padding_sees_itself_alone() -> None:
+def test_padding_sees_no_tree() -> None:
     batch = collate([PAIR, tree("two", [1], [2, 3, 4], margin=0.0)])
-    assert batch.until[1].tolist() == [4, 4, 4, 4, 5, 6]
+    assert batch.until[1].tolist() == [4, 4, 4, 4, 6, 6]
 
 
 @pytest.mark.parametrize("layout", ["tree", "plain"])

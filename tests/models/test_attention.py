@@ -10,7 +10,8 @@ import torch
 
 from align.data.tree import Tree, collate
 from align.errors import CheckError
-from align.models.attention import block_mask, dense_mask, layout_for, prefer_flex
+from align.models.attention import block_mask, layout_for, prefer_flex
+from align.models.blocks import dense_mask
 from align.models.logprobs import Projection
 
 FAMILIES = ["gpt2", "llama", "qwen2", "qwen3", "gemma", "mixtral", "phi3", "gpt_neox", "opt", "cohere", "granite"]
