@@ -113,6 +113,13 @@ def figures(rows: Sequence[Reading]) -> dict[str, Any]:
         "matrix_rate": spread([row.rate for row in rows]),
         "useful_utilisation": spread([row.utilisation for row in rows]),
         "mfu": spread([row.mfu for row in rows if row.mfu is not None]) if first.mfu else None,
+        "phases": {
+            name: {
+                "seconds_each": spread([row.phases[name][0] / row.examples for row in rows]),
+                "useful_utilisation": spread([needed / (row.phases[name][0] * row.rate) for row in rows]),
+            }
+            for name, (_, needed) in first.phases.items()
+        },
         "parts": {name: median(row.parts.get(name, 0.0) for row in rows) for name in first.parts},
     }
 

@@ -17,6 +17,11 @@ def lines(task: str, row: Mapping[str, Any]) -> list[str]:
         + (f"; MFU by 6 N + 12 L H Q T {_spread(row['mfu'])}" if row["mfu"] else ""),
         "  time: " + ", ".join(f"{name} {share:.0%}" for name, share in row["parts"].items()),
     ]
+    made += [
+        f"  {name}: {_spread([1000 * s for s in phase['seconds_each']])} ms each, useful utilisation "
+        f"{_spread(phase['useful_utilisation'])}"
+        for name, phase in row["phases"].items()
+    ]
     if "trl" in row:
         made.append(
             f"  TRL at its fastest ({row['trl']['setting']}) takes {_spread(row['times_faster'])} times as long, with "

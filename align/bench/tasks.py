@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from align.bench import arithmetic, trl, workload
+from align.bench import arithmetic, reinforcement, trl, workload
 from align.bench.arithmetic import Lengths, Shape
 from align.bench.clock import Clock, breakdown, matrix_rate, name_of, peak_bytes
 from align.config import Model, Optim, Sampling
@@ -75,6 +75,8 @@ class Reading:
     usual: float | None = None
     """Operations by the field's usual formula, where the task is plain training."""
     losses: tuple[float, ...] = ()
+    phases: dict[str, tuple[float, int]] = field(default_factory=dict)
+    """Where a task has several: the seconds and the useful operations of each."""
 
     @property
     def utilisation(self) -> float:
@@ -89,7 +91,7 @@ class Reading:
 
 
 TRAINING = ("pretrain", "sft", "reward_model", "dpo")
-TASKS = (*TRAINING, "sample", "compare")
+TASKS = (*TRAINING, "ppo", "sample", "compare")
 WARM = 16
 """Rows of a first, untimed turn, which pays for what torch does once."""
 
@@ -104,15 +106,17 @@ def measure(order: Order) -> Reading:
         bench.work(trees[:WARM])
         bench.forget()
         rows = bench.work(trees)
-        clock, losses, peak = bench.clock, tuple(bench.losses), peak_bytes(bench.device)
+        clock, losses, phases, peak = bench.clock, tuple(bench.losses), bench.phases, peak_bytes(bench.device)
         rate = matrix_rate(bench.device, getattr(torch, order.dtype))
+        bench.forget()  # what is profiled takes longer and counts for nothing else
         parts = breakdown(lambda: bench.work(trees[: 2 * WARM]), bench.shape.vocabulary) if not order.rival else {}
     tokens = sum(row.tokens for row in rows)
     plain = order.task in ("pretrain", "sft")
+    needed = sum(n for _, n in phases.values()) if phases else arithmetic.useful(order.task, bench.shape, rows)
+    usual = arithmetic.usual(bench.parameters, bench.shape, tokens, tokens / len(rows)) if plain else None
     return Reading(
-        order.task, name_of(bench.device), len(rows), tokens, clock.cpu, clock.wall, clock.seconds,
-        arithmetic.useful(order.task, bench.shape, rows), rate, peak, parts,
-        arithmetic.usual(bench.parameters, bench.shape, tokens, tokens / len(rows)) if plain else None, losses,
+        order.task, name_of(bench.device), len(rows), tokens, clock.cpu, clock.wall, clock.seconds, needed, rate, peak,
+        parts, usual, losses, phases,
     )  # fmt: skip
 
 
@@ -125,6 +129,7 @@ class Bench:
         self.device = device_of(order.machine)
         self.clock = Clock(self.device)
         self.losses: list[float] = []
+        self.phases: dict[str, tuple[float, int]] = {}
         self.made = from_scratch(
             self.sizes, workload.tokenizer(self.sizes["vocab_size"]), template="plain", seed=order.seed
         )
@@ -151,11 +156,12 @@ class Bench:
 
     def context(self, name: str) -> Context:
         def emit(event: str, **values: Any) -> None:
-            if event == "step":
+            if event == "step" and "loss" in values:
                 self.losses.append(values["loss"])
 
         place = Path(tempfile.mkdtemp(dir=self.folder))
         (place / "work").mkdir()
+        (place / "out").mkdir()
         return Context(
             "bench", name, "bench", self.order.seed, inputs={}, keys={}, store=Store(place / "store"),
             machine=self.order.machine, work=place / "work", out=place / "out", emit=emit,
@@ -167,7 +173,15 @@ class Bench:
             return self.rival(trees, self.order.rival)
         if self.order.task in TRAINING:
             return self.train(trees)
-        return self.sample(trees) if self.order.task == "sample" else self.score(trees)
+        return {"ppo": self.reinforce, "sample": self.sample, "compare": self.score}[self.order.task](trees)
+
+    def reinforce(self, trees: Sequence[Tree]) -> list[Lengths]:
+        """PPO on the prompts, 64 tokens a reply."""
+        given = reinforcement.inputs(self.source, self.folder, self._prompts(trees))
+        stage = reinforcement.stage_of(len(trees))
+        ctx = replace(self.context("ppo"), inputs=given, keys={name: name for name in given})
+        rows, self.phases = reinforcement.reinforce(ctx, stage, self.shape, self.clock)
+        return rows
 
     def rival(self, trees: Sequence[Tree], setting: trl.Setting) -> list[Lengths]:
         """The same training by TRL."""

@@ -15,7 +15,7 @@ from align.cli.options import with_machine
 from align.errors import RecipeError, suggestion
 from align.machine import Machine
 
-TASKS = ("pretrain", "sft", "reward_model", "dpo", "sample", "compare")
+TASKS = ("pretrain", "sft", "reward_model", "dpo", "ppo", "sample", "compare")
 
 
 @with_machine
