@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from align.evals.statistics import wilson
+
 
 def brier(probabilities: np.ndarray, outcomes: np.ndarray) -> float:
     """Mean squared distance of (n,) probabilities from what happened, 1 or 0: 0 is perfect, 0.25 says nothing."""
@@ -26,3 +28,12 @@ def calibration_error(probabilities: np.ndarray, outcomes: np.ndarray, bins: int
     (arXiv:1706.04599, eq. 3)."""
     said, happened, counts = calibration_curve(probabilities, outcomes, bins)
     return float(np.average(np.abs(said - happened), weights=counts))
+
+
+def reliability(probabilities: np.ndarray, outcomes: np.ndarray, bins: int = 10) -> list[dict[str, float]]:
+    """The calibration curve as rows: `said`, `happened` with its 95 % Wilson interval `low` to `high`, and `n`."""
+    rows = []
+    for said, happened, n in zip(*calibration_curve(probabilities, outcomes, bins), strict=True):
+        low, high = wilson(np.full(int(n), happened))
+        rows.append({"said": float(said), "happened": float(happened), "low": low, "high": high, "n": int(n)})
+    return rows

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.special import expit
 
-from align.evals.calibration import brier, calibration_error
+from align.evals.calibration import brier, calibration_error, reliability
 from align.evals.statistics import wilson
 
 Floats = NDArray[np.float64]
@@ -26,7 +26,7 @@ def accuracy_report(scores: Floats, lengths: Floats, training_lengths: Floats) -
     """
     right, longer = right_of(scores), float(right_of(training_lengths).mean())
     ruler = right_of(lengths if longer > 0.5 else -lengths)
-    confidence = expit(np.abs(scores[:, 0] - scores[:, 1]))  # What Bradley-Terry says of the reply it prefers.
+    confidence = _confidence(scores)
     low, high = wilson(right)
     ruler_low, ruler_high = wilson(ruler)
     return {
@@ -44,6 +44,16 @@ def accuracy_report(scores: Floats, lengths: Floats, training_lengths: Floats) -
         "brier": brier(confidence, right),
         "calibration_error": calibration_error(confidence, right),
     }
+
+
+def calibration(scores: Floats) -> list[dict[str, float]]:
+    """The calibration curve of held-out pairs, as `align.evals.calibration.reliability` has it."""
+    return reliability(_confidence(scores), right_of(scores))
+
+
+def _confidence(scores: Floats) -> Floats:
+    """(pairs,) what Bradley-Terry says of the reply that is preferred."""
+    return expit(np.abs(scores[:, 0] - scores[:, 1]))
 
 
 def right_of(pairs: Floats) -> Floats:

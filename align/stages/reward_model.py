@@ -9,6 +9,7 @@ from pydantic import Field
 
 from align.data import read
 from align.data.fields import DataField
+from align.disk import write_json
 from align.records import Preference
 from align.stage import Context, PolicyRef
 from align.train.fields import Training
@@ -63,11 +64,12 @@ class RewardModel(Training):
         return metrics | (self._tested(ctx, session) if test else {})
 
     def _tested(self, ctx: Context, session: Session) -> dict[str, float]:
-        """Accuracy on held-out pairs, and whether it is more than a ruler's."""
-        from align.evals.reward_accuracy import accuracy_report
+        """Accuracy on held-out pairs, and whether it is more than a ruler's; writes calibration.json for the report."""
+        from align.evals.reward_accuracy import accuracy_report, calibration
 
-        lengths = reply_lengths(session.test)
-        report = accuracy_report(session.scores(session.test), lengths, reply_lengths(session.trees))
+        scores, lengths = session.scores(session.test), reply_lengths(session.test)
+        report = accuracy_report(scores, lengths, reply_lengths(session.trees))
+        write_json(ctx.out / "calibration.json", calibration(scores))
         ctx.note(
             f"right on {report['test_accuracy']:.1%} [{report['test_accuracy_low']:.1%}, "
             f"{report['test_accuracy_high']:.1%}] of {len(lengths)} held-out pairs; a rule that prefers the "

@@ -181,6 +181,8 @@ def test_a_reward_model_is_tested_beside_a_ruler(artifacts, context, pairs):
     assert reward.metrics["longer_wins"] == pytest.approx(2.5 / 4)  # won, lost, won, tied
     assert reward.metrics["length_accuracy"] == pytest.approx(2.5 / 4)
     assert reward.metrics["test_accuracy_low"] < 1 <= reward.metrics["test_accuracy_high"]
+    curve = json.loads((reward.path / "calibration.json").read_text())
+    assert sum(row["n"] for row in curve) == 4 and {row["happened"] for row in curve} == {1.0}
 
 
 def test_what_would_train_wrongly_is_refused_before_anything_computes(artifacts, context, rows, pairs):

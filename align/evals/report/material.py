@@ -51,6 +51,12 @@ class Made:
         return made
 
     @property
+    def calibration(self) -> list[dict[str, Any]]:
+        """The calibration curve of a reward model that was tested."""
+        file = self.artifact.path / "calibration.json"
+        return json.loads(file.read_text()) if file.is_file() else []
+
+    @property
     def notes(self) -> list[str]:
         return [event["text"] for event in self.events if event["event"] == "note"]
 

@@ -20,7 +20,7 @@ from align.evals.report.draw import POLICIES, Chart, stylesheet
 from align.evals.report.further import best_of, brittleness, ratings
 from align.evals.report.material import COMPARISON, Material, of_artifact
 from align.evals.report.samples import packed
-from align.evals.report.training import accuracies, curves, lineage
+from align.evals.report.training import accuracies, calibrations, curves, lineage
 from align.evals.statistics import shown
 from align.store import Artifact, Store
 
@@ -44,7 +44,7 @@ HEAD = 500
 def write(of: Material, file: Path, figures: Path | None = None) -> None:
     """Writes the report; with `figures`, every chart as PNG and CSV into that folder too."""
     drawn = charts(of) | {"ratings": ratings(of), "best_of": best_of(of), "brittleness": brittleness(of)}
-    drawn |= {"rewards": accuracies(of), "training": curves(of), "lineage": lineage(of)}
+    drawn |= {"rewards": accuracies(of) + calibrations(of), "training": curves(of), "lineage": lineage(of)}
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.{os.getpid()}")
     part.write_text(_page(of, drawn), "utf-8")

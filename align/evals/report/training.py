@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from matplotlib.patches import FancyBboxPatch, PathPatch
@@ -73,6 +74,28 @@ def accuracies(of: Material) -> list[Chart]:
         axes.set_xlabel("right on held-out pairs; dashed: chance")
     alt = "Accuracy on held-out pairs: " + "; ".join(f"{row['reward']} {row['accuracy']:.1%}" for row in rows)
     return [Chart("reward-accuracy", "Accuracy on held-out pairs", alt, rows, figure_of(axes))]
+
+
+def calibrations(of: Material) -> list[Chart]:
+    """Of each tested reward model, how often it was right when it was so sure."""
+    return [_calibration(stage.name, stage.calibration) for stage in of.stages if stage.calibration]
+
+
+def _calibration(name: str, rows: list[dict[str, Any]]) -> Chart:
+    with canvas(PANEL, 250, 52, 16) as axes:
+        axes.plot([0.5, 1], [0.5, 1], color=LIGHT["muted"], linewidth=1, linestyle=(0, (3, 3)))
+        for row in rows:
+            axes.plot([row["said"]] * 2, [row["low"], row["high"]], color=LIGHT["ink"], linewidth=2)
+        axes.plot([row["said"] for row in rows], [row["happened"] for row in rows], "o", color=LIGHT["ink"])
+        axes.set_xlim(0.48, 1.02)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        axes.set_xlabel("how sure it was; dashed: calibrated")
+        axes.set_ylabel("how often it was right")
+    alt = f"Calibration of {name}: " + "; ".join(
+        f"{row['happened']:.0%} right where {row['said']:.0%} sure, n = {row['n']}" for row in rows
+    )
+    return Chart(f"calibration-{name}", f"{name}: calibration on held-out pairs", alt, rows, figure_of(axes))
 
 
 def lineage(of: Material) -> list[Chart]:

@@ -10,7 +10,7 @@ import pytest
 from align.errors import RecipeError
 from align.evals.report import comparisons, of_artifact, of_folder, of_inputs, refresh
 from align.evals.report.charts import charts
-from align.evals.report.training import accuracies, curves
+from align.evals.report.training import accuracies, calibrations, curves
 from align.store import Store
 from tests.evals.report.conftest import compared, samples
 
@@ -37,7 +37,8 @@ def store(tmp_path):
     told = [steps[0], steps[1], {"event": "note", "text": "going on"}, {**steps[1], "loss": 0.25}, steps[2]]
     commit("tuned", "policy", {"policy": "base"}, {"events.jsonl": "\n".join(map(json.dumps, told))},
            reward={"name": "quality", "scale": 10.0})  # fmt: skip
-    commit("judge", "reward", {"policy": "tuned"}, metrics={
+    sure = [{"said": 0.7, "happened": 0.75, "low": 0.3, "high": 0.95, "n": 4}]
+    commit("judge", "reward", {"policy": "tuned"}, {"calibration.json": json.dumps(sure)}, metrics={
         "test_accuracy": 0.8, "test_accuracy_low": 0.7, "test_accuracy_high": 0.9,
         "length_accuracy": 0.6, "length_accuracy_low": 0.5, "length_accuracy_high": 0.7,
     })  # fmt: skip
@@ -67,6 +68,12 @@ def test_the_way_of_training_is_in_the_units_of_the_comparison(store):
 def test_reward_models_stand_beside_a_ruler(store):
     (chart,) = accuracies(of_artifact(store.get("result"), store))
     assert [(row["reward"], row["accuracy"]) for row in chart.rows] == [("judge", 0.8), ("a rule by length", 0.6)]
+
+
+def test_a_tested_reward_model_shows_how_far_its_probabilities_can_be_trusted(store):
+    (chart,) = calibrations(of_artifact(store.get("result"), store))
+    assert chart.alt == "Calibration of judge: 75% right where 70% sure, n = 4"
+    assert chart.rows == [{"said": 0.7, "happened": 0.75, "low": 0.3, "high": 0.95, "n": 4}]
 
 
 def test_the_page_is_written_once_for_a_comparison(store, tmp_path):
