@@ -33,10 +33,8 @@ class PPO(Online):
     """The critic of advantage: gae."""
     clip: float = Field(0.2, gt=0, lt=1)
     """How far the probability of a token may move, as a share of what it was, before it counts no further."""
-    entropy: float = Field(0.0, ge=0)
-    """Weight of the entropy bonus in the loss."""
     whiten_rewards: bool = False
-    """Divide rewards by their standard deviation over the step's tokens; for advantage: gae."""
+    """Bring rewards to variance 1 over the step's tokens and leave their mean as it is; for advantage: gae."""
     whiten_advantages: bool | None = None
     """Bring advantages to mean 0 and variance 1 over the step's tokens; none means for gae and reinforce++."""
 
@@ -49,6 +47,8 @@ class PPO(Online):
         for name in inert if self.advantage != "gae" else ():
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} has no effect with advantage: {self.advantage}")
+        if self.advantage == "reinforce++" and self.gae.decay != Gae.model_fields["decay"].default:
+            raise ValueError("gae: lambda has no effect with advantage: reinforce++, which uses gamma alone")
         if self.normalize_rewards and self.advantage == "grpo" and self.kl.where == "loss":
             raise ValueError("normalize_rewards has no effect with advantage: grpo, which scales by the group")
         if self.advantage == "reinforce++" and self.whiten_advantages is False:

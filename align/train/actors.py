@@ -13,7 +13,7 @@ from align.errors import CheckError, ContractError
 from align.models.contract import Contract
 from align.models.critic import ActorCritic, trainable_critic, value_head
 from align.models.heads import load_reward
-from align.models.loaded import located
+from align.models.loaded import is_adapted, located
 from align.models.logprobs import LanguageModel
 from align.models.policy import Policy
 from align.models.preview import BYTES, Preview, preview
@@ -69,7 +69,7 @@ def actor_critic(ctx: Context, stage: Online, policy: Policy, critic: Value | No
             return ActorCritic(actor, adapted_critic(policy, ctx.seed_of("critic")))
     name, start = sources[0] if sources else (None, ctx.checkpoint(stage.policy))
     options: Any = {"base": ctx.base, "store": ctx.store, "device": str(device_of(ctx.machine))}
-    if name is None and isinstance(start, Artifact) and (start.path / "adapter").is_dir():
+    if name is None and is_adapted(start, ctx.base):
         options["adapter"] = "merge-first"
     loaded = load_reward(start, train=name is None, **options)  # type: ignore[arg-type]
     ctx.note(f"the critic starts from {'the policy' if name is None else f'reward {name!r}'}")
@@ -133,7 +133,7 @@ def memory_of(ctx: Context, stage: Online, seen: Preview, critic: Value | None) 
     width, adapts = BYTES[seen.contract.dtype], stage.lora is not None or stage.adapter == "continue"
     own = seen.adapter_parameters(stage.lora) if stage.lora else seen.adapter if adapts else 0
     apart = critic is not None and critic.start != "shared"
-    kept, lodged, others = seen.adapter if adapts else 0, 0, 0
+    kept, lodged, others = 0 if stage.adapter == "merge-first" else seen.adapter, 0, 0
     for source in [part.source for part in parts(stage.reward, stage.watch)]:
         alone, shared = _reward_bytes(ctx, stage, source, adapts)
         others, lodged = others + alone, lodged + shared
@@ -142,16 +142,20 @@ def memory_of(ctx: Context, stage: Online, seen: Preview, critic: Value | None) 
         return Memory(
             4 * seen.parameters, 4 * critics, width * seen.parameters, others, 0, seen.parameters + critics, critics
         )
-    whole = critic is not None and critic.start == "reward" and not _can_lodge(ctx, stage)
-    critics = (seen.parameters if whole else own) if apart else 0
+    start = critic.start if critic else None
+    copied = None if start in ("policy", "shared") else _copied(ctx, stage)
+    whole = start == "reward" and copied is None
+    critics = (seen.parameters if whole else own if copied is None else copied) if apart else 0
     return Memory(
         width * seen.parameters, 4 * critics if whole else 0, 0, others,
         4 * (own + kept + lodged + (0 if whole else critics)), own + critics, critics,
     )  # fmt: skip
 
 
-def _can_lodge(ctx: Context, stage: Online) -> bool:
-    return any(_shares(ctx, stage, artifact) for _, artifact in _trained(ctx, parts(stage.reward)))
+def _copied(ctx: Context, stage: Online) -> int | None:
+    """Numbers of the adapter that a critic on the policy's backbone starts from; None where no reward model has one."""
+    found = (artifact for _, artifact in _trained(ctx, parts(stage.reward)) if _shares(ctx, stage, artifact))
+    return next((_stored(artifact.path / "adapter")[0] for artifact in found), None)
 
 
 def _shares(ctx: Context, stage: Online, reward: Artifact) -> bool:

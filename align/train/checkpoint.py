@@ -80,6 +80,7 @@ def keep_weights(file: Path, learner: Learner) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_suffix(".draft")
     torch.save({name: p.detach().cpu() for name, p in learner.trainable.items()}, draft)
+    sync(draft)
     draft.replace(file)
 
 

@@ -165,23 +165,26 @@ class Loop:
 
     def _teaches_nothing(self, rows: Sequence[Tree]) -> bool:
         """Whether the gradient is 0: a step of the optimizer would only carry old momentum on."""
-        if self.credit.advantage == "gae" or self.stage.kl.where == "loss" or self.stage.ptx:
+        stage = self.stage
+        if self.credit.advantage == "gae" or stage.kl.where == "loss" or stage.entropy or stage.ptx:
             return False
         return not tokens(rows, "advantage").any()
 
-    def _play(self, prompts: Sequence[Prompt], seed: int, n: int, what: str) -> list[Turn]:
-        return self.player.play(prompts, seed, n, self._progress(what))
+    def _play(self, prompts: Sequence[Prompt], seed: int, n: int, what: str, stops: bool = True) -> list[Turn]:
+        return self.player.play(prompts, seed, n, self._progress(what, stops))
 
-    def _examine(self) -> readings.Examined:
+    def _examine(self, stops: bool = True) -> readings.Examined:
         """The held-out prompts, answered once each from the same random streams whatever the step."""
-        return readings.examined(self._play(self.held_out, self.ctx.seed_of("held out"), 1, "held-out prompts"))
+        return readings.examined(self._play(self.held_out, self.ctx.seed_of("held out"), 1, "held-out prompts", stops))
 
-    def _progress(self, what: str) -> Progress:
-        """Tells people how far it is; stops where a signal asked to, if no other rank waits for this one."""
+    def _progress(self, what: str, stops: bool) -> Progress:
+        """Tells people how far it is; with `stops` stops where a signal asked to, if no other rank waits for this
+        one."""
+        stops = stops and self.learner.accelerator.num_processes == 1
 
         def tell(done: int, total: int) -> None:
             self.ctx.emit("progress", what=what, done=done, total=total)
-            if self.learner.accelerator.num_processes == 1 and self.ctx.stopping():
+            if stops and self.ctx.stopping():
                 self._save()
                 raise Interrupted(signal.SIGINT, f"stopped in {what} after step {self.step} of {self.stage.steps}")
 
@@ -231,11 +234,7 @@ class Loop:
         result = {k: v for k, v in self.state["last"].items() if k not in ("lr", "grad_norm", "loss")}
         account = None
         if self.held_out:
-            after = self._examine()
-            account = self._account(after)
-            signs = self.state["stopped"] or self._signs(account, after)
-            if signs and not self.state["stopped"]:
-                ctx.note(f"the reward rose, but {'; '.join(signs)}", "warning")
+            account, signs = self._verdict()
             result |= _summary(account) | {"hacked": float(bool(signs))}
             account["verdict"] = {"hacked": bool(signs), "signs": signs, "steps": self.step}
             gain = account["reward"]["difference"]
@@ -253,6 +252,19 @@ class Loop:
             self.player.policy.save(ctx.out, ctx.stage)
         return result | {"steps": float(self.step)}
 
+    def _verdict(self) -> tuple[dict[str, Any], list[str]]:
+        """The account of the held-out prompts and the signs that the reward was hacked, after the last step or, where
+        those say so and the stage is to stop then, after going back."""
+        after = self._examine()
+        account = self._account(after)
+        if self.state["stopped"] or not (signs := self._signs(account, after)):
+            return account, self.state["stopped"]
+        if self.stage.hacking.then == "stop":
+            self._go_back(signs)
+            return self._verdict()
+        self.ctx.note(f"the reward rose, but {'; '.join(signs)}", "warning")
+        return account, signs
+
     def _account(self, after: readings.Examined) -> dict[str, Any]:
         ids = [prompt.id for prompt in self.held_out]
         return readings.compared(ids, self.state["before"], after, self.ctx.seed_of("bootstrap"))
@@ -263,12 +275,11 @@ class Loop:
 
     def _halfway(self) -> dict[str, float]:
         """What held-out prompts say between the first step and the last; where they say that the reward was hacked and
-        the stage is to stop then, goes back to the weights of the examination before."""
-        after = self._examine()
+        the stage is to stop then, goes back. Part of the step, so a signal waits: a checkpoint knows the verdict."""
+        after = self._examine(stops=False)
         if self.stage.hacking.then == "stop":
             signs = self._signs(self._account(after), after)
             if signs:
-                self.ctx.note(f"step {self.step}: the reward rose, but {'; '.join(signs)}; training ends", "warning")
                 self._go_back(signs)
             else:
                 self._trust()
@@ -283,6 +294,8 @@ class Loop:
             self.state["trusted"] = self.learner.step
 
     def _go_back(self, signs: list[str]) -> None:
+        """Ends training with the weights of the examination before."""
+        self.ctx.note(f"step {self.step}: the reward rose, but {'; '.join(signs)}; training ends", "warning")
         self.learner.accelerator.wait_for_everyone()
         checkpoints.restore_weights(self._trusted, self.learner)
         self.learner.step = self.state["trusted"]

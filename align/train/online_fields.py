@@ -87,8 +87,8 @@ class Hacking(Config):
     max_length_correlation: float | None = Field(default=None, gt=0, lt=1)
     """How closely the reward may go with the length of replies, whichever way."""
     then: Literal["warn", "stop"] = "warn"
-    """`stop` ends training at the first of the examinations that `held_out.every` asks for that shows a sign, and goes
-    back to the weights of the one before."""
+    """`stop` ends training at the first examination that shows a sign, and goes back to the weights of the one before
+    it."""
 
 
 class RewardPart(Config):
@@ -100,6 +100,14 @@ class RewardPart(Config):
     """What it counts in the sum. Rewards of which lower is better are turned round first."""
     clip: tuple[float, float] | None = None
     """Lowest and highest score, before weighing."""
+
+    @model_validator(mode="after")
+    def _counts(self) -> RewardPart:
+        if not self.weight:
+            raise ValueError("weight: 0 trains on nothing; name the reward under `watch` to look at it alone")
+        if self.clip and not self.clip[0] < self.clip[1]:
+            raise ValueError("clip: the lowest score must be below the highest")
+        return self
 
 
 class HeldOut(Config):
@@ -170,6 +178,8 @@ class Online(Stage, ABC):
     stop_kl: float | None = Field(default=None, gt=0)
     """Leave out the rest of a step's updates once the policy has moved so far from the one that sampled, in nats per
     token."""
+    entropy: float = Field(default=0.0, ge=0)
+    """Weight of the entropy bonus in the loss."""
     ptx: Ptx | None = None
     """Demonstrations to learn from beside the replies."""
     normalize_rewards: bool = False

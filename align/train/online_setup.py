@@ -13,8 +13,10 @@ from align.data.tree import Tree
 from align.errors import CheckError
 from align.evals.evaluate import questions
 from align.generate.load import generator_of
+from align.models.adapters import Adapters
 from align.models.attention import layout_for
 from align.models.loaded import check_handover
+from align.models.logprobs import RewardModel
 from align.models.preview import preview
 from align.models.shared import train_only
 from align.records import Demonstration, Prompt
@@ -52,6 +54,7 @@ def preflight(ctx: Context, stage: Online, critic: Value | None) -> dict[str, An
     adapted = stage.adapter == "continue"
     memory = memory_of(ctx, stage, seen, critic)
     saved = seen.saved_bytes(stage.lora, adapted, stage.checkpoint.keep + 1)
+    trusted = 8 * memory.trained if stage.hacking.then == "stop" else 0  # what is kept, and what is about to be
     return {
         "prompts": len(prompts),
         "held out": len(held_out),
@@ -62,7 +65,7 @@ def preflight(ctx: Context, stage: Online, critic: Value | None) -> dict[str, An
         "parameters": seen.parameters,
         "memory bytes": memory.total,
         **{f"{name} bytes": size for name, size in memory.parts().items()},
-        "bytes": saved + 12 * memory.critic_numbers * (stage.checkpoint.keep + 1),
+        "bytes": saved + 12 * memory.critic_numbers * (stage.checkpoint.keep + 1) + trusted,
     }
 
 
@@ -75,7 +78,7 @@ def asked(ctx: Context, stage: Online, field: Any, chat: Any, config: Any) -> li
     room = context - stage.sampling.max_new_tokens
     kept = [prompt for prompt in found if len(chat.prompt(prompt.prompt)) <= room]
     share = 1 - len(kept) / len(found)
-    if share > stage.max_too_long:
+    if share > stage.max_too_long or not kept:
         raise CheckError(
             f"{len(found) - len(kept)} of {len(found)} prompts are longer than the {room} tokens that a context of "
             f"{context} leaves beside {stage.sampling.max_new_tokens} new ones (limit {stage.max_too_long:.0%})"
@@ -145,6 +148,8 @@ def setting(ctx: Context, stage: Online, critic: Value | None) -> tuple[Player, 
     without_dropout(module)
     if ctx.machine.checkpointing:
         policy.adapters.save_memory()
+        if isinstance(module.critic, RewardModel):
+            Adapters(module.critic.model).save_memory()
     longest = max(len(policy.chat.prompt(prompt.prompt)) for prompt in prompts)
     layout, reason = layout_for(
         config, config._attn_implementation, longest + stage.sampling.n * stage.sampling.max_new_tokens

@@ -98,6 +98,7 @@ class Player:
     def _turns(self, prompts: Sequence[Prompt], seed: int, n: int, progress: Progress | None) -> list[Turn]:
         if not prompts:
             return []
+        self.module.eval()  # also for rewards that live on its backbone
         sampling = self.sampling.model_copy(update={"n": n})
         with self.accelerator.autocast():
             made = self.generator.generate([p.prompt for p in prompts], sampling, seed, progress)
@@ -137,10 +138,10 @@ class Player:
             with_token_numbers, layout=self.layout, pad=self.policy.contract.pad, max_tokens=self.max_tokens,
             device=self.accelerator.device, dtype=self.policy.contract.dtype,
         )  # fmt: skip
-        module, temperature = self.module.eval(), self.sampling.temperature
+        temperature = self.sampling.temperature
 
         def own(batch: Batch) -> dict[str, Tensor]:
-            logp, entropy, values = module(batch, temperature, True)
+            logp, entropy, values = self.module(batch, temperature, True)
             return {"logp": logp, "entropy": entropy} | ({} if values is None else {"value": values})
 
         trees = add(own, trees)

@@ -3,12 +3,13 @@
 import dataclasses
 import json
 import math
+import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from align.config import Lora
+from align.config import Lora, Model
 from align.errors import CheckError, ContractError, Interrupted, TrainingError
 from align.models import policy as policies
 from align.models.heads import load_reward
@@ -16,7 +17,9 @@ from align.records import Message, messages
 from align.registry import forget_plugins, load_plugin
 from align.stages.ppo import PPO
 from align.store import Artifact
-from align.train import rollout
+from align.train import online_setup, rollout
+from align.train.online_setup import setting
+from tests.stages.conftest import SIZES, tokenizer
 
 RULE = '''
 from align.rewards.base import reward
@@ -167,9 +170,15 @@ def test_policy_critic_reward_and_reference_share_one_backbone(inputs, context):
     saved = load_file(ctx.out / "adapter" / "adapter_model.safetensors")
     assert len(saved) == 2 * 2 * 2  # layers, targets, halves
     # By hand: 32 wide, 2 layers; the policy's two targets of rank 4, and seven of rank 2 for the reward and the critic.
+    # Of the critic, a head more trains, of 32 numbers.
     policy, reward = 2 * 2 * 4 * (32 + 32), 2 * 2 * (4 * (32 + 32) + 3 * (32 + 48))
-    assert figures["adapter bytes"] == 4 * (2 * policy + reward)
-    assert figures["optimizer bytes"] == 12 * 2 * policy
+    assert figures["adapter bytes"] == 4 * (policy + 2 * reward)
+    assert figures["optimizer bytes"] == 12 * (policy + reward)
+    player, *_ = setting(context(inputs), PPO(**made), PPO(**made).value)
+    assert sum(p.numel() for p in player.module.parameters() if p.requires_grad) == policy + reward + 32
+    alone = PPO(**made | {"value": {"start": "policy"}}).check(context(inputs))
+    assert alone["adapter bytes"] == 4 * (2 * policy + reward)
+    assert alone["optimizer bytes"] == 12 * 2 * policy
     assert figures["policy bytes"] == 4 * figures["parameters"]
     assert not {"critic bytes", "reward bytes", "reference bytes"} & figures.keys()
     full = PPO(**STAGE | {"reward": "$judge", "doubtful_reward": "allow"}).check(context(inputs))
@@ -201,6 +210,17 @@ def test_a_reference_that_is_not_the_parent_is_found_out(inputs, context, monkey
     monkeypatch.setattr(policies.Policy, "_parent", lambda self: other)
     with pytest.raises(TrainingError, match="the reference is not the policy that begins to train"):
         PPO(**STAGE).run(context(inputs))
+
+
+def test_dropout_is_off_also_while_it_trains(inputs, context, tmp_path, monkeypatch):
+    """Trap 8: left on, the policy that learns is not the one that was measured, and the first update says so."""
+    policies.from_scratch(SIZES | {"attention_dropout": 0.5}, tokenizer(), template="plain").save(tmp_path / "p", "p")
+    given, stage = inputs | {"base": Artifact("policy", "key-of-p", tmp_path / "p")}, PPO(**STAGE | {"steps": 1})
+    stage.run(context(given))
+    assert steps_of(context)[0]["kl"] == pytest.approx(0, abs=1e-5)
+    monkeypatch.setattr(online_setup, "without_dropout", lambda module: None)
+    with pytest.raises(TrainingError, match=r"probability ratio is .* away from 1"):
+        stage.run(context(given))
 
 
 def test_a_useless_reward_model_is_refused(inputs, context):
@@ -293,7 +313,57 @@ def test_training_stops_at_a_hacked_reward_and_goes_back(inputs, context):
     assert metrics["held_out_reward"] == pytest.approx(before[metrics["steps"]], abs=1e-6)
     assert "'sober' by -" in notes_of(context) and "; training ends" in notes_of(context)
     verdict = json.loads((ctx.out / "held_out.json").read_text())["verdict"]
+    weights = tensors(ctx.out)
     assert verdict["hacked"] and "'sober'" in verdict["signs"][0] and verdict["steps"] == metrics["steps"]
+
+
+    asked = []  # to stop in the first examination after training began, and ever since
+
+    def stopping() -> bool:
+        asked.extend(e for e in context.events[-1:] if e.get("what") == "held-out prompts" and steps_of(context))
+        return bool(asked)
+
+    for folder in (ctx.work, ctx.out):
+        shutil.rmtree(folder)
+    with pytest.raises(Interrupted):
+        stage.run(dataclasses.replace(context(inputs), stopping=stopping))
+    ctx = context(inputs)
+    assert stage.run(ctx) == metrics
+    assert all(torch.equal(weights[name], tensor) for name, tensor in tensors(ctx.out).items())
+
+
+def test_a_reward_that_proves_to_be_hacked_in_the_end_is_gone_back_from_too(inputs, context):
+    made = STAGE | {"steps": 8, "optim": OPTIM | {"lr": 1e-2}, "epochs": 4, "hacking": {"then": "stop"}}
+    ctx = context(inputs)
+    metrics = PPO(**made, watch=["sober"], held_out={"prompts": "$prompts", "every": 8}).run(ctx)
+    assert metrics["hacked"] == 1 and metrics["steps"] == 0
+    assert metrics["held_out_reward"] == metrics["held_out_reward_before"]
+    parent, found = load_file(inputs["base"].path / "model" / "model.safetensors"), tensors(ctx.out)
+    assert all(torch.equal(tensor, found[f"model/{name}"]) for name, tensor in parent.items())
+
+
+def test_an_entropy_bonus_teaches_where_all_replies_did_equally_well(inputs, context):
+    """Without one there is nothing to learn from, and no update is made."""
+    made = STAGE | {"kl": {"coefficient": 0.0}, "advantage": "rloo", "sampling": SAMPLING | {"n": 2}, "steps": 1}
+    for entropy, updates in ((0.0, 0), (0.1, 4)):
+        PPO(**made | {"reward": {"rule": "happy", "scale": 0.0}}, entropy=entropy).run(context(inputs))
+        assert [s["updates"] for s in steps_of(context)] == [updates]
+
+
+def test_a_policy_that_arrives_as_somebodys_adapter_can_be_its_own_critic(inputs, context, tmp_path):
+    """Merged into full weights that train, and once more for the critic."""
+    loaded = policies.load_policy(inputs["base"], train=True, lora=Lora(r=2))
+    loaded.adapters.save(loaded.own, tmp_path / "theirs", base=str(inputs["base"].path / "model"))
+    stage = PPO(**STAGE | {"policy": "$theirs", "steps": 1}, adapter="merge-first", value={"start": "policy"})
+    stage.run(context(inputs | {"theirs": Model(path="theirs", template="plain")}))
+    (step,) = steps_of(context)
+    assert step["kl"] == pytest.approx(0, abs=1e-5)
+
+
+def test_models_that_train_compute_activations_again_where_memory_is_short(inputs, context):
+    stage = PPO(**STAGE)
+    player, *_ = setting(context(inputs, checkpointing=True), stage, stage.value)
+    assert player.policy.model.is_gradient_checkpointing and player.module.critic.model.is_gradient_checkpointing
 
 
 def test_a_policy_that_learns_from_demonstrations_too_says_what_they_say(inputs, context):
@@ -327,10 +397,13 @@ def test_a_policy_that_learns_from_demonstrations_too_says_what_they_say(inputs,
             GRPO | {"normalize_rewards": True, "kl": {"where": "loss", "estimator": "k2"}},
             "normalize_rewards has no effect with advantage: grpo",
         ),
+        ({"advantage": "reinforce++", "gae": {"lambda": 0.9}}, "lambda has no effect with advantage: reinforce"),
+        ({"reward": [{"from": "happy", "weight": 0}]}, "weight: 0 trains on nothing; name the reward under `watch`"),
+        ({"reward": [{"from": "happy", "clip": [1, -1]}]}, "the lowest score must be below the highest"),
         ({"lora": {"dropout": 0.1}}, "lora.dropout must be 0 in ppo"),
     ],
 )
 def test_fields_that_would_mislead_or_have_no_effect_are_refused(fields, message):
     """Traps 9 and 11."""
     with pytest.raises(ValueError, match=message):
-        PPO(policy="$base", prompts="$prompts", reward="happy", **fields)
+        PPO(**{"policy": "$base", "prompts": "$prompts", "reward": "happy"} | fields)

@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-import torch
 
 from align.data.tree import Reply, Tree
 from align.train.credit import Credit, Moments
@@ -33,14 +32,12 @@ def credit(advantage="gae", gamma=1.0, decay=1.0, whiten=False, **kl) -> Credit:
     ids=["stopped", "cut", "a stop id within", "ends in pad ids", "one token, the stop", "one token"],
 )
 def test_the_score_lies_at_the_last_sampled_token(ids):
-    """Traps 7 and 10: neither stop nor pad ids say where a reply ends; its own length does."""
+    """Traps 7 and 10: neither stop nor pad ids say where a reply ends; its own length does. With lambda 0 and a critic
+    that expects nothing a token's advantage is its reward."""
     beside = [5, 6, 7, 8, 9]  # longer, so that there is a tail to go wrong in
-    replies = tree(ids, beside).replies
-    mask = torch.arange(5)[None] < torch.tensor([[len(ids)], [5]])
-    found = credit(coefficient=0.0).rewards(replies, mask, torch.tensor([3.0, 4.0]), 0.0)
-    expected = torch.zeros(2, 5, dtype=torch.double)
-    expected[0, len(ids) - 1], expected[1, 4] = 3.0, 4.0
-    assert torch.equal(found, expected)
+    (made,) = credit(decay=0.0).assign([tree(ids, beside, value=0.0)], np.array([[3.0, 4.0]]), 0.0)
+    one, other = (reply.numbers["advantage"].tolist() for reply in made.replies)
+    assert one == [0.0] * (len(ids) - 1) + [3.0] and other == [0.0] * 4 + [4.0]
 
 
 def test_kl_is_paid_once_where_it_is_asked_for():

@@ -41,10 +41,14 @@ def test_two_ranks_make_the_step_of_one(tmp_path):
 
 
 def test_two_ranks_play_and_learn_as_one(tmp_path):
-    """Three prompts between two ranks: the same replies, before and after an update, and the same step."""
-    one, two = (run(ranks, tmp_path / f"{ranks}.pt", "online_ranks.py") for ranks in (1, 2))
-    assert (one["ranks"], two["ranks"]) == (1, 2)
-    assert two["replies"] == one["replies"]
-    assert two["metrics"] == pytest.approx(one["metrics"], abs=1e-5)
-    for tensor, weights in one["weights"].items():
-        torch.testing.assert_close(two["weights"][tensor], weights, atol=2e-5, rtol=1e-4)
+    """Three prompts between two ranks: the same replies, before and after an update, and the same step; trap 31: also of
+    a critic's adapter beside the policy's."""
+    runs = [run(ranks, tmp_path / f"{ranks}.pt", "online_ranks.py") for ranks in (1, 2)]
+    for critic in ("head", "adapters"):
+        one, two = (found[critic] for found in runs)
+        assert (one["ranks"], two["ranks"]) == (1, 2)
+        assert two["replies"] == one["replies"]
+        assert two["metrics"] == pytest.approx(one["metrics"], abs=1e-5)
+        for tensor, weights in one["weights"].items():
+            torch.testing.assert_close(two["weights"][tensor], weights, atol=2e-5, rtol=1e-4)
+    assert any(".critic." in name for name in one["weights"])

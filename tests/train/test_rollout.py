@@ -57,8 +57,8 @@ def policy(byte_tokenizer) -> Beside:
     return policies(byte_tokenizer)
 
 
-def player(policy, rewards=(WHOLE,), temperature=1.0, head=None, penalty=0.0) -> Player:
-    module = ActorCritic(LanguageModel(policy.model), critic_head=head)
+def player(policy, rewards=(WHOLE,), temperature=1.0, head=None, penalty=0.0, critic=None) -> Player:
+    module = ActorCritic(LanguageModel(policy.model), critic, head)
     sampling = Sampling(max_new_tokens=6, temperature=temperature)
     return Player(
         policy, module, HFGenerator(policy, batch=5), rewards, sampling, penalty, accelerator(MACHINE), "tree", 256
@@ -116,6 +116,16 @@ def test_scores_are_the_weighed_sum_of_clipped_parts_less_what_a_missing_end_cos
     assert "never" not in turns[0].samples("me")[0].scores and turns[0].samples("me")[0].scores["long"] >= 0
     with pytest.raises(CheckError, match="no reward says anything about prompt 0"):
         player(policy, (Weighed(never),)).play(PROMPTS, seed=3, n=1)
+
+
+def test_rewards_are_asked_in_evaluation_mode(policy):
+    """Some live on the policy's backbone, which trained just before."""
+    modes: list[bool] = []
+    spy = Rule("spy", lambda prompt, reply: float(modes.append(policy.model.training) is None))
+    actor = player(policy, (Weighed(spy),))
+    actor.module.train()
+    actor.play(PROMPTS, seed=3, n=1)
+    assert modes == [False] * len(PROMPTS)
 
 
 def test_a_sampler_that_draws_from_another_distribution_is_found_out(policy):
