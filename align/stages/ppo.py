@@ -49,8 +49,13 @@ class PPO(Online):
                 raise ValueError(f"{name} has no effect with advantage: {self.advantage}")
         if self.advantage == "reinforce++" and self.gae.decay != Gae.model_fields["decay"].default:
             raise ValueError("gae: lambda has no effect with advantage: reinforce++, which uses gamma alone")
-        if self.normalize_rewards and self.advantage == "grpo" and self.kl.where == "loss":
-            raise ValueError("normalize_rewards has no effect with advantage: grpo, which scales by the group")
+        scaled = {"grpo": True, "rloo": self.whiten_advantages, "reinforce++": self.gae.gamma == 1}
+        priced = self.kl.where == "reward" and self.kl.coefficient
+        if self.normalize_rewards and scaled.get(self.advantage) and not priced:
+            raise ValueError(
+                f"normalize_rewards has no effect with advantage: {self.advantage}, which scales by itself, unless KL "
+                "is taken from the reward"
+            )
         if self.advantage == "reinforce++" and self.whiten_advantages is False:
             raise ValueError("advantage: reinforce++ is whitened: that is its baseline")
         return self

@@ -92,7 +92,8 @@ class Hacking(Config):
 
 
 class RewardPart(Config):
-    """One reward of several: `{from: $reward, weight: 0.5, clip: [-5, 5]}`."""
+    """One reward of several: `{from: $reward, weight: 0.5, clip: [-5, 5]}`. To a reply that it says nothing about it
+    adds 0."""
 
     source: RewardField = Field(alias="from")
     """The reward: a `$reward`, a name or a block."""

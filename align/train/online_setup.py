@@ -51,6 +51,8 @@ def preflight(ctx: Context, stage: Online, critic: Value | None) -> dict[str, An
             f"{len(prompts)}; make one of the two smaller, or give more prompts"
         )
     held_out = asked(ctx, stage, stage.held_out.prompts, seen.chat, seen.model.config) if stage.held_out else []
+    if both := {prompt.prompt for prompt in prompts} & {prompt.prompt for prompt in held_out}:
+        ctx.note(f"{len(both)} of {len(held_out)} held-out prompts are trained on too", "warning")
     adapted = stage.adapter == "continue"
     memory = memory_of(ctx, stage, seen, critic)
     saved = seen.saved_bytes(stage.lora, adapted, stage.checkpoint.keep + 1)

@@ -19,7 +19,7 @@ from align.stages.ppo import PPO
 from align.store import Artifact
 from align.train import online_setup, rollout
 from align.train.online_setup import setting
-from tests.stages.conftest import SIZES, tokenizer
+from tests.stages.conftest import SIZES, WORDS, tokenizer
 
 RULE = '''
 from align.rewards.base import reward
@@ -89,6 +89,7 @@ def test_it_raises_what_it_is_rewarded_for(advantage, inputs, context):
     stage.check(ctx)
     metrics = stage.run(ctx)
     assert metrics["held_out_gain_low"] > 0.05
+    assert "12 of 12 held-out prompts are trained on too" in notes_of(context)
     assert metrics["held_out_reward"] - metrics["held_out_reward_before"] == pytest.approx(metrics["held_out_gain"])
     steps = steps_of(context)
     assert [s["step"] for s in steps] == list(range(1, 13))
@@ -117,7 +118,9 @@ def tensors(folder) -> dict[str, torch.Tensor]:
 
 ONE_BACKBONE = {"reward": "$adapted", "doubtful_reward": "allow", "lora": LORA}
 FORMS = {
-    "critic of its own": {"value": {"start": "policy", "lr": 1e-2}, "kl": {"target": 0.01}},
+    "critic of its own": {
+        "value": {"start": "policy", "lr": 1e-2}, "kl": {"target": 0.01}, "sampling": SAMPLING | {"temperature": 0.8}
+    },
     "shared critic, lora": {"value": {"start": "shared"}, "lora": LORA, "kl": {"target": 0.01}},
     "one backbone, demonstrations": ONE_BACKBONE | {"ptx": {"data": "$shown"}, "normalize_rewards": True},
     "critic from the reward": {"reward": "$judge", "doubtful_reward": "allow"},
@@ -142,6 +145,9 @@ def test_a_stage_that_was_stopped_ends_with_the_same_bits(form, moment, inputs, 
         stage.run(dataclasses.replace(context(inputs), stopping=lambda: next(questions) == asked))
     done = len(steps_of(context))
     assert done == {"after step 1": 1, "in the rollout of step 3": 2}[moment]
+    (saved,) = (ctx.work / "checkpoints").iterdir()
+    state = json.loads((saved / "complete.json").read_text())["state"]
+    assert state["scores"]["count"] == (8 * done if stage.normalize_rewards else 0)  # all replies so far
     ctx = context(inputs)
     again = stage.run(ctx)
     resumed = steps_of(context)
@@ -279,6 +285,17 @@ def test_what_cannot_be_trusted_is_refused_before_anything_computes(inputs, cont
         PPO(**STAGE).run(context(inputs))
 
 
+def test_prompts_without_room_for_a_reply_are_left_out_and_counted(inputs, context):
+    """Trap 14, of a context of 96: one of twelve is a token too long."""
+    chat = policies.load_policy(inputs["base"]).chat
+    longest = len(chat.prompt((Message("user", " ".join(WORDS.split()[:12])),)))
+    fields = STAGE | {"sampling": {"max_new_tokens": 96 - longest + 1}}
+    assert PPO(**fields).check(context(inputs))["prompts"] == 11
+    assert f"left out 1 of 12 prompts that are longer than {longest - 1} tokens" in notes_of(context)
+    with pytest.raises(CheckError, match="1 of 12 prompts are longer"):
+        PPO(**fields, max_too_long=0.05).check(context(inputs))
+
+
 def test_a_sum_of_rewards_shows_each_part(inputs, context):
     """Happy words count 2, and each word costs a tenth, for of `short` the lower is the better."""
     parts = [{"from": "happy", "weight": 2}, {"from": "short", "weight": 0.1}]
@@ -396,6 +413,10 @@ def test_a_policy_that_learns_from_demonstrations_too_says_what_they_say(inputs,
         (
             GRPO | {"normalize_rewards": True, "kl": {"where": "loss", "estimator": "k2"}},
             "normalize_rewards has no effect with advantage: grpo",
+        ),
+        (
+            {"advantage": "reinforce++", "normalize_rewards": True, "kl": {"coefficient": 0.0}},
+            "normalize_rewards has no effect with advantage: reinforce",
         ),
         ({"advantage": "reinforce++", "gae": {"lambda": 0.9}}, "lambda has no effect with advantage: reinforce"),
         ({"reward": [{"from": "happy", "weight": 0}]}, "weight: 0 trains on nothing; name the reward under `watch`"),

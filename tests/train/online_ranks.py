@@ -20,7 +20,8 @@ from align.models.tokenizers import train_tokenizer
 from align.train.objectives import demonstrated
 from align.train.rollout import Player
 
-SHOWN = [Tree(str(n), np.arange(3, 7, dtype=np.int32), (Reply(np.arange(9, 9 + n, dtype=np.int32)),)) for n in (5, 8, 3)]
+ASKED = np.arange(3, 7, dtype=np.int32)
+SHOWN = [Tree(str(n), ASKED, (Reply(np.arange(9, 9 + n, dtype=np.int32)),)) for n in (5, 8, 3)]
 
 
 def with_a_head(tokenizer: PreTrainedTokenizerBase) -> Player:

@@ -41,8 +41,8 @@ def test_two_ranks_make_the_step_of_one(tmp_path):
 
 
 def test_two_ranks_play_and_learn_as_one(tmp_path):
-    """Three prompts between two ranks: the same replies, before and after an update, and the same step; trap 31: also of
-    a critic's adapter beside the policy's."""
+    """Three prompts between two ranks: the same replies, before and after an update, and the same step.
+    Trap 31: also with a critic's adapter beside the policy's."""
     runs = [run(ranks, tmp_path / f"{ranks}.pt", "online_ranks.py") for ranks in (1, 2)]
     for critic in ("head", "adapters"):
         one, two = (found[critic] for found in runs)
