@@ -25,6 +25,7 @@ from align.data.trie import WIDTH
 from align.errors import TrainingError
 from align.generate.base import Completion, Progress, uniforms
 from align.generate.choices import choose
+from align.generate.prefix import Prefixes, keeps_all
 from align.generate.tokens import completion, distribution, prompts_of
 from align.models.attention import layout_for
 from align.records import Messages
@@ -40,10 +41,13 @@ class HFGenerator:
     """Answers with a policy, `batch` replies side by side; questions are read in micro-batches of `max_tokens`.
 
     A reply ends at a stop id, after `max_new_tokens`, or where the model's context ends (finish reason `length`).
+    keep: prompts go on from those of the call before, and the policy stays as it is, so what was computed of the last
+    batch is kept until the next.
     """
 
-    def __init__(self, policy: Policy, batch: int = 64, max_tokens: int = 1024):
+    def __init__(self, policy: Policy, batch: int = 64, max_tokens: int = 1024, keep: bool = False):
         self.policy, self.batch, self.max_tokens = policy, batch, max_tokens
+        self._prefixes = Prefixes() if keep and keeps_all(policy.model) else None
 
     def generate(
         self, prompts: Sequence[Messages], sampling: Sampling, seed: int, progress: Progress | None = None
@@ -59,7 +63,7 @@ class HFGenerator:
         made: list[Completion] = []
         try:
             for batch in _batches(rows, self.batch, equal=not _attention_only(model)):
-                sampled = decode(model, batch, sampling, contract.stop, contract.pad)
+                sampled = decode(model, batch, sampling, contract.stop, contract.pad, self._prefixes)
                 made += [
                     completion(self.policy, row.prompt, row.index, ids, logps)
                     for row, (ids, logps) in zip(batch, sampled, strict=True)
@@ -107,9 +111,12 @@ def _batches(rows: list[_Row], size: int, equal: bool) -> Iterator[list[_Row]]:
 
 @torch.no_grad()
 def decode(
-    model: Any, rows: list[_Row], sampling: Sampling, stop: Sequence[int], pad: int
+    model: Any, rows: list[_Row], sampling: Sampling, stop: Sequence[int], pad: int, prefixes: Prefixes | None = None
 ) -> list[tuple[list[int], list[float]]]:
-    """The ids and log-probs of the replies of one batch, in the order of `rows`."""
+    """The ids and log-probs of the replies of one batch, in the order of `rows`.
+
+    It goes on from `prefixes`, and leaves there what it computed.
+    """
     device = next(model.parameters()).device
     limits = torch.tensor([row.limit for row in rows], device=device)
     steps = max(row.limit for row in rows)
@@ -120,7 +127,13 @@ def decode(
     ids = torch.full((len(rows), steps), pad, device=device)
     logps = torch.zeros(len(rows), steps, device=device)
     lengths = limits.clone()
-    state = _State(model, rows, steps, pad, device)
+    state = _State(model, rows, steps, pad, device, prefixes)
+
+    def leave(gone: Tensor) -> None:
+        if prefixes is not None:
+            known = [rows[i].ids + ids[i, : lengths[i] - 1].tolist() for i in batch[gone].tolist()]
+            prefixes.add(known, state.cache, gone, state.starts[gone].tolist())
+
     batch = torch.arange(len(rows), device=device)  # the row that each row of the state is
     running = torch.ones_like(limits, dtype=torch.bool)
     for step in range(steps):
@@ -130,9 +143,11 @@ def decode(
         running = running & ~hit & (step + 1 < limits[batch])
         left = int(running.sum())
         if not left:
+            leave(torch.arange(len(batch), device=device))
             break
         if (len(batch) - left) * DROP_SHARE >= len(batch):
             kept = running.nonzero().squeeze(1)
+            leave((~running).nonzero().squeeze(1))
             state.keep(kept)
             batch, running = batch[kept], running[kept]
         state.feed(ids[batch, step])
@@ -163,21 +178,38 @@ def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, T
 class _State:
     """The model, what it has cached of each row, and the logits of each row's next token."""
 
-    def __init__(self, model: Any, rows: list[_Row], steps: int, pad: int, device: torch.device):
+    def __init__(
+        self, model: Any, rows: list[_Row], steps: int, pad: int, device: torch.device, prefixes: Prefixes | None = None
+    ):
         self.model = model
         self.names = inspect.signature(_base(model).forward).parameters.keys()
         self.cache = DynamicCache(config=model.config)
         self.cache.layers = [_Growing() if type(layer) is DynamicLayer else layer for layer in self.cache.layers]
         prompts = {row.prompt: row.ids for row in rows}
+        known = self._from(prefixes, list(prompts.values()), pad, device) if prefixes is not None else 0
         ids, mask = _left_padded(list(prompts.values()), pad, device)
         self.padded = not bool(mask.all())
         self.mask, self.seen = mask, ids.shape[1]
         self.position = mask.sum(1)
-        self._forward(ids, (mask.cumsum(1) - 1).clamp(min=0))
+        self._forward(ids[:, known:], (mask.cumsum(1) - 1).clamp(min=0)[:, known:])
         place = {prompt: i for i, prompt in enumerate(prompts)}
         if len(rows) > len(prompts):
             self.keep(torch.tensor([place[row.prompt] for row in rows], device=device))
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(rows), steps)], dim=1)
+
+    def _from(self, prefixes: Prefixes, prompts: list[list[int]], pad: int, device: torch.device) -> int:
+        """Takes from what is kept, which ends there, and returns how many columns need not be computed."""
+        if common := prefixes.common(prompts):
+            alone = _State(self.model, [_Row(0, 0, common, 0, np.zeros(0))], 0, pad, device)
+            prefixes.add([common], alone.cache, torch.zeros(1, dtype=torch.long, device=device), [0])
+        known = prefixes.fill(self.cache, prompts)
+        prefixes.clear()
+        return known
+
+    @property
+    def starts(self) -> Tensor:
+        """The column of each row's first token."""
+        return self.seen - self.position
 
     def keep(self, rows: Tensor) -> None:
         """Goes on with these rows; one may come several times."""

@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from align.models.policy import Policy
 
 
-def load_generator(ctx: Context, reference: Reference) -> Generator:
-    """The generator that a reference stands for, its model loaded, or its server ready to be asked."""
+def load_generator(ctx: Context, reference: Reference, keep: bool = False) -> Generator:
+    """The generator that a reference stands for, its model loaded, or its server ready to be asked.
+
+    keep: prompts will go on from those of the call before, so what was computed of them is worth its memory.
+    """
     source = ctx[reference]
     if isinstance(source, Endpoint):
         from align.generate.endpoint import EndpointGenerator
@@ -25,11 +28,11 @@ def load_generator(ctx: Context, reference: Reference) -> Generator:
     from align.models.policy import load_policy
 
     policy = load_policy(ctx.checkpoint(reference), base=ctx.base, store=ctx.store, device=ctx.machine.device)
-    return generator_of(policy, ctx.machine)
+    return generator_of(policy, ctx.machine, keep)
 
 
-def generator_of(policy: Policy, machine: Machine) -> Generator:
-    """Whoever writes for a loaded policy, as the machine settings choose."""
+def generator_of(policy: Policy, machine: Machine, keep: bool = False) -> Generator:
+    """Whoever writes for a loaded policy, as the machine settings choose. keep: as in `load_generator`."""
     from align.generate.hf import HFGenerator
     from align.train.batching import token_budget
 
@@ -43,7 +46,7 @@ def generator_of(policy: Policy, machine: Machine) -> Generator:
         from align.generate.continuous import ContinuousGenerator
 
         return ContinuousGenerator(policy, machine.sample_batch, budget)
-    return HFGenerator(policy, machine.sample_batch, budget)
+    return HFGenerator(policy, machine.sample_batch, budget, keep)
 
 
 def chosen(machine: Machine, cuda: bool, quantized: bool = False) -> Literal["hf", "continuous", "vllm"]:

@@ -98,8 +98,8 @@ class CritiqueRevise(Stage):
         from align.generate.critique import Reviser
         from align.generate.load import load_generator
 
-        writer = load_generator(ctx, self.policy)
-        critic = writer if self.critic in (None, self.policy) else load_generator(ctx, self.critic)
+        writer = load_generator(ctx, self.policy, keep=True)
+        critic = writer if self.critic in (None, self.policy) else load_generator(ctx, self.critic, keep=True)
         return Reviser(
             writer, critic, self.constitution.tagged(self.tags), self.revisions, self.sampling, self._examples(),
             ctx.seed_of("transcripts"), tell(ctx, f"{what}, this batch"),

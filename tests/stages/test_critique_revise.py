@@ -29,7 +29,7 @@ def scripted(monkeypatch):
         said = turns[0].content.removeprefix("What if it ").removesuffix("?")
         return (f"the cat {said}", "It is a cat.", SCRIPT[said])[len(turns) // 2]
 
-    monkeypatch.setattr(loading, "load_generator", lambda ctx, reference: ScriptedGenerator(script))
+    monkeypatch.setattr(loading, "load_generator", lambda ctx, reference, keep: ScriptedGenerator(script))
     return asked
 
 
