@@ -61,7 +61,7 @@ def rules(tmp_path):
 
 @pytest.fixture
 def inputs(artifacts, prompts, rows):
-    words = ("cat", "dog", "mat", "log")
+    words = ("cat", "dog", "mat", "log", "off", "good")
     shown = rows("shown", *({"prompt": f"the {word}", "completion": "so very sad"} for word in words))
     return artifacts | {"prompts": prompts, "shown": shown}
 
@@ -269,6 +269,12 @@ def test_a_reward_model_reads_text_with_its_own_tokenizer(inputs, context, byte_
         PPO(**made, value={"start": "reward"}).run(context(given))
     PPO(**made | {"steps": 1}).run(context(inputs))
     assert "the critic starts from reward 'judge'" in notes_of(context)
+    shutil.copytree(inputs["judge"].path, tmp_path / "begins")  # the same vocabulary, but texts begin with <s>
+    contract = json.loads((tmp_path / "begins" / "contract.json").read_text())
+    (tmp_path / "begins" / "contract.json").write_text(json.dumps(contract | {"bos": 1}))
+    begins = inputs | {"judge": Artifact("reward", "begins", tmp_path / "begins")}
+    with pytest.raises(ContractError, match="no trained reward shares the policy's tokens: bos"):
+        PPO(**made, value={"start": "reward"}).run(context(begins))
 
 
 def test_what_cannot_be_trusted_is_refused_before_anything_computes(inputs, context, monkeypatch):
@@ -390,7 +396,7 @@ def test_a_policy_that_learns_from_demonstrations_too_says_what_they_say(inputs,
     PPO(**made | {"reward": nothing}, ptx={"data": "$shown"}).run(context(inputs))
     losses = [s["ptx_loss"] for s in steps_of(context)]
     assert losses[-1] < 0.5 * losses[0]
-    with pytest.raises(CheckError, match=r"an update learns from 9 demonstrations .* but there are only 4"):
+    with pytest.raises(CheckError, match=r"an update learns from 9 demonstrations .* but there are only 6"):
         stage = PPO(**made | {"optim": OPTIM | {"batch_size": 9}, "minibatches": 1}, ptx={"data": "$shown"})
         stage.check(context(inputs))
 
