@@ -39,6 +39,12 @@ def compare(
     ],
     prompts: Annotated[str, typer.Option(help="What they answer: a file, a hub name, or an artifact of records.")],
     reward: Annotated[list[str] | None, typer.Option(help="A rule, a card or a trained reward; repeatable.")] = None,
+    judge: Annotated[
+        list[str] | None, typer.Option(help="A model that says which of two replies is better; repeatable.")
+    ] = None,
+    criterion: Annotated[
+        str | None, typer.Option(help="What judges are asked, as a question.")
+    ] = None,
     text: Annotated[str | None, typer.Option(help="Raw text whose likelihood is measured.")] = None,
     template: Annotated[
         str | None, typer.Option(help="Chat template of models that are no artifacts: plain, raw or a jinja file.")
@@ -65,10 +71,12 @@ def compare(
     if text:
         inputs[TEXT] = _dataset(store, text)
     rewards = [reward_given(store, given, inputs) for given in reward or ()]
+    judges = [_judge(store, given, template, inputs) for given in judge or ()]
     fields = {
         "policies": [f"${name}" for name in names],
         "prompts": f"${PROMPTS}",
         "rewards": rewards,
+        "judges": [{"model": name} | ({"text": criterion} if criterion else {}) for name in judges],
         "sampling": {"n": n, "temperature": temperature, "max_new_tokens": max_new_tokens},
         "text": f"${TEXT}" if text else None,
     }
@@ -147,6 +155,17 @@ def _contestant(store: Store, given: str, template: str | None) -> Artifact | Mo
             return made
     found = policy_source(store, given)
     return found.model_copy(update={"template": template}) if isinstance(found, Model) and template else found
+
+
+def _judge(store: Store, given: str, template: str | None, inputs: dict[str, Any]) -> str:
+    """The reference to a judge, which joins the inputs."""
+    found = _contestant(store, given, template)
+    if isinstance(found, Data) or (isinstance(found, Artifact) and found.kind != "policy"):
+        raise RecipeError(f"{given}: a judge is a model or a server, not records")
+    (name,) = _names([given])
+    name = _joined(given) if inputs.get(name, found) != found else name
+    inputs[name] = found
+    return f"${name}"
 
 
 def _dataset(store: Store, given: str, limit: int | None = None) -> Artifact | Data:

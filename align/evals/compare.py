@@ -10,7 +10,7 @@
                  is `p` after Holm's procedure over all pairs of that metric, `detectable` the smallest difference that
                  n prompts find with 80 % power among so many pairs, `needed` {difference, prompts} how many prompts
                  find one that is worth it, or null; `sure` whether the interval leaves out 0 and p_holm is at most 0.05
-    verdicts     sentences, derived from the pairs and nothing else
+    verdicts     sentences, derived from the pairs, one each; then those of judges, derived from their win rates
     notes        sentences about what is not compared, and why
     better       metric -> "higher", "lower" or null
     settings     what all policies shared: decoding, seed, prompts, base, templates
@@ -19,6 +19,14 @@
                  is what is left at equal length, or null
     ratings      metric -> policy -> {value, low, high}: Bradley-Terry ratings of three and more policies, in Elo points
                  (400 points are odds of 10), mean 0
+    judges       name -> {pairs, equal, withheld, unread, refused, position_bias, agreement_of_orders, length, self,
+                 human} of judges, whose win rates, ratings and verdicts stand among the others under their names. Of
+                 `pairs` of replies that differ (`equal` ones are ties, and of `withheld` ones a server kept a reply
+                 back) `unread` count for nothing; `refused` questions the judge's server declined. `position_bias` (the
+                 mean probability of the first place, minus a half), `agreement_of_orders` (share of pairs with one
+                 opinion in both orders) and `length` (what the longer reply wins) are {value, low, high, n} or null;
+                 `self` is the contestant that judges, or null; `human` {kappa, low, high, same, n} its agreement with
+                 people, or null
     best_of      policy -> [{n, metric, value, low, high, kl, kl_per_token}]: each reward of the reply that the first
                  reward likes best among n; `kl` is an upper bound on the distance to the policy itself in nats a reply
     brittleness  policy -> transformation -> metric -> {difference, low, high, n}: how far a score moves where the

@@ -24,11 +24,13 @@ def contests(
     for reward in (name for name, side in better.items() if side is not None):
         replies = {name: scored(made, reward, better[reward]) for name, made in samples.items()}
         replies = {name: found for name, found in replies.items() if found}
-        for baseline, policy in combinations(replies, 2):
-            found = wins(replies[policy], replies[baseline])
+        held = {(baseline, policy): wins(replies[policy], replies[baseline])
+                for baseline, policy in combinations(replies, 2)}  # fmt: skip
+        for (baseline, policy), found in held.items():
             if len(found.ids) > 1:
                 named = {"metric": reward, "policy": policy, "baseline": baseline}
                 rates.append(named | win_rate(found, seed_of(seed, reward)))
-        if len(replies) > 2 and (table := ratings(replies, seed_of(seed, reward))):
+        by_pair = {pair: found.rate for pair, found in held.items()}
+        if len(replies) > 2 and (table := ratings(by_pair, seed_of(seed, reward))):
             rated[reward] = table
     return {"win_rates": rates, "ratings": rated}

@@ -19,7 +19,7 @@ def markdown(found: Mapping[str, Any]) -> str:
         ["metric", *policies],
         [[m + ARROWS[better[m]], *(_interval(values.get(m)) for values in policies.values())] for m in better],
     )
-    sections = (_pairs, _win_rates, _ratings, _best_of, _brittleness)
+    sections = (_pairs, _win_rates, _judges, _ratings, _best_of, _brittleness)
     for title, head, rows in (section(found) for section in sections):
         if rows:
             lines += ["", f"{title}:", "", *_table(head, rows)]
@@ -59,6 +59,28 @@ def _win_rates(found: Mapping[str, Any]) -> Section:
         for w in found.get("win_rates", ())
     ]
     return "Win rates of replies, ties half", head, rows
+
+
+def _judges(found: Mapping[str, Any]) -> Section:
+    head = [
+        "judge",
+        "pairs",
+        "unread",
+        "for the first place",
+        "same in both orders",
+        "longer wins",
+        "kappa with people",
+    ]
+    rows = [
+        [name, str(of["pairs"]), str(of["unread"]), _interval(of["position_bias"], sign="+"),
+         _interval(of["agreement_of_orders"]), _interval(of["length"]), _kappa(of["human"])]
+        for name, of in found.get("judges", {}).items()
+    ]  # fmt: skip
+    return "Judges of pairs, and how far they can be trusted", head, rows
+
+
+def _kappa(human: Mapping[str, Any] | None) -> str:
+    return "" if human is None or human["kappa"] is None else f"{_interval(human, 'kappa')}, n = {human['n']}"
 
 
 def _ratings(found: Mapping[str, Any]) -> Section:

@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from itertools import combinations
 
 import numpy as np
 from scipy.special import expit
 
-from align.evals.statistics import percentiles, resampled
-from align.evals.wins import Scored, wins
+from align.evals.statistics import Measure, percentiles, resampled
 
 ELO = 400 / math.log(10)
 """Elo points of one unit of log-odds."""
 
 
-def ratings(replies: Mapping[str, dict[str, Scored]], seed: int) -> dict[str, dict[str, float]]:
-    """Bradley-Terry ratings in Elo points with mean 0, with intervals over prompts that all policies answered.
+def ratings(rates: Mapping[tuple[str, str], Measure], seed: int) -> dict[str, dict[str, float]]:
+    """Bradley-Terry ratings in Elo points with mean 0, with intervals over the prompts that all pairs tell of.
 
-    Every pair is given one further tie, without which a policy that always wins would be infinitely good.
+    rates: (baseline, policy) -> the policy's win rate. Every pair is given one further tie, without which a policy that
+    always wins would be infinitely good.
     """
-    ids = [id for id in next(iter(replies.values())) if all(id in theirs for theirs in replies.values())]
+    names = list(dict.fromkeys(name for pair in rates for name in pair))
+    ids = list(next(iter(rates.values())).ids) if rates else []
+    for rate in rates.values():
+        known = set(rate.ids)
+        ids = [id for id in ids if id in known]
     if len(ids) < 2:
         return {}
-    common = {name: {id: theirs[id] for id in ids} for name, theirs in replies.items()}
-    names = list(replies)
     table = np.zeros((len(ids), len(names), len(names)))
-    for i, j in combinations(range(len(names)), 2):
-        table[:, i, j] = wins(common[names[i]], common[names[j]]).rate.total
+    for (baseline, policy), rate in rates.items():
+        i, j = names.index(policy), names.index(baseline)
+        table[:, i, j] = rate.of(ids).total
         table[:, j, i] = 1 - table[:, i, j]
     values = ELO * bradley_terry(_with_ties(table.sum(0)))
     sums = resampled(list(table.reshape(len(ids), -1).T), seed)

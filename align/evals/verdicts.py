@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from align.evals.statistics import ENOUGH, LEVEL, Difference, shown
+from align.evals.statistics import ENOUGH, LEVEL, Difference, Interval, shown
 from align.rewards.base import Better
 
 
@@ -42,6 +42,17 @@ def verdict(
     if found.n >= ENOUGH and standing.worth and max(-found.low, found.high) < standing.worth:
         return f"{metric}: {policy} and {baseline} differ by less than {shown(standing.worth)}: {interval}"
     return f"{metric}: {policy} and {baseline} are not distinguishable at n = {found.n}{_why(found, standing)}"
+
+
+def preferred(
+    judge: str, policy: str, baseline: str, rate: Interval, against_half: Difference, standing: Standing
+) -> str:  # fmt: skip
+    """One sentence about whose replies a judge prefers. against_half: the difference of the rate from a half."""
+    if standing.sure(against_half):
+        wins = "beats" if against_half.difference > 0 else "loses to"
+        said = f"it wins {shown(rate.value)} [{shown(rate.low)}, {shown(rate.high)}], n = {rate.n}"
+        return f"{judge}: {policy} {wins} {baseline}: {said}"
+    return f"{judge}: {policy} and {baseline} are not distinguishable at n = {rate.n}{_why(against_half, standing)}"
 
 
 def _direction(found: Difference, better: Better) -> str:

@@ -46,6 +46,8 @@ class Judge:
     """Probabilities after reasoning are kept within this: a model that has argued for a reply is too sure of it."""
     seed: int
     progress: Progress
+    examples: Messages = ()
+    """Turns before every question: pairs with the answers that they should get."""
 
     def __call__(self, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
         """For each pair: by principle, `[p, p]`, the probability that its first reply is better, asked in both orders.
@@ -73,8 +75,8 @@ class Judge:
 
     def _questions(self, asked: list[tuple[Pair, Principle]]) -> tuple[list[Messages], list[str]]:
         if self.reasoning is None:
-            return [asked_to_compare(*pair, principle) for pair, principle in asked], []
-        reasoned = [asked_to_reason(*pair, principle) for pair, principle in asked]
+            return [(*self.examples, *asked_to_compare(*pair, principle)) for pair, principle in asked], []
+        reasoned = [(*self.examples, *asked_to_reason(*pair, principle)) for pair, principle in asked]
         made = self.generator.generate(reasoned, self.reasoning, seed_of(self.seed, "thoughts"), self.progress)
         thoughts = [completion.text.strip() or "..." for completion in made]
         return [asked_to_decide(turns, thought) for turns, thought in zip(reasoned, thoughts, strict=True)], thoughts

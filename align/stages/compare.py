@@ -13,6 +13,7 @@ from align.data import read, write
 from align.data.fields import DataField
 from align.errors import CheckError, suggestion
 from align.evals.brittleness import TransformationName
+from align.evals.judges import PairJudge
 from align.evals.registry import MetricSpec
 from align.records import Prompt, Text
 from align.rewards.base import Better, Reward, RewardField, load, names, rehearse
@@ -45,6 +46,8 @@ class Compare(Stage):
     metrics: tuple[MetricSpec, ...] = ()
     """What else is measured of the replies, each a name or a block: `[self_repetition, {metric: pass_at, options:
     {reward: correct, k: 4}}]`; tokens, words, stops and distinct n-grams always are."""
+    judges: tuple[PairJudge, ...] = ()
+    """Language models that say which of two replies is better: `{model: $judge, text: Which reply is kinder?}`."""
     sampling: Sampling = Sampling()
     """How replies are drawn, for all alike."""
     base: PolicyRef | None = None
@@ -74,7 +77,10 @@ class Compare(Stage):
         if twice:
             raise ValueError(f"policies: {twice[0]} is there twice")
         taken: list[str] = list(MEASURED)
-        for field, name in [("rewards", n) for n in names(self.rewards)] + [("metrics", m.name) for m in self.metrics]:
+        named = [("rewards", name) for name in names(self.rewards)]
+        named += [("metrics", metric.name) for metric in self.metrics]
+        named += [("judges", judge.name) for judge in self.judges]
+        for field, name in named:
             if name in taken:
                 raise ValueError(f"{field}: {name!r} is the name of another metric that is measured; give a `name:`")
             taken.append(name)
@@ -101,13 +107,16 @@ class Compare(Stage):
         prompts = len(self._asked(ctx)[0])
         if prompts < 2:
             raise CheckError(f"a comparison needs at least 2 prompts, and hundreds to tell much; there is {prompts}")
-        figures = {"prompts": prompts, "replies": prompts * self.sampling.n * len(self.policies)}
+        replies, pairs = prompts * self.sampling.n, len(self.policies) * (len(self.policies) - 1) // 2
+        figures = {"prompts": prompts, "replies": replies * len(self.policies)}
+        figures |= {"judged": replies * pairs * len(self.judges)} if self.judges else {}
         return figures | ({"texts": len(read(ctx, self.text, Text))} if self.text is not None else {})
 
     def run(self, ctx: Context) -> dict[str, float]:
         from align.evals.best_of import curve
         from align.evals.compare import comparison
         from align.evals.contests import contests
+        from align.evals.judging import add_judge
         from align.evals.markdown import markdown
         from align.evals.measuring import panel
 
@@ -125,6 +134,8 @@ class Compare(Stage):
         seed = seed_of(ctx.seed, "bootstrap")
         found = comparison(made.measures, better, settings, seed, made.tokenizers, self.worth, left_out + made.notes)
         found |= contests(made.samples, directions, seed)
+        for judge in self.judges:
+            add_judge(ctx, judge, made.samples, found, seed_of(seed, judge.name), self.worth.get(judge.name))
         if self.best_of:
             first, seed = rewards[0], seed_of(seed, rewards[0].name)
             found["best_of"] = {

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi, constants
 
-from align.cli.compare import PROMPTS, TEXT, _contestant, _keys, _names, _pinned
+from align.cli.compare import PROMPTS, TEXT, _contestant, _judge, _keys, _names, _pinned
 from align.cli.options import reward_given
 from align.config import Data, Endpoint, Model
 from align.errors import RecipeError
@@ -66,6 +66,20 @@ def test_servers_and_files_of_ready_answers_take_part(hub, tmp_path):
     assert _keys(pinned, store, 0).keys() == {"q", "gpt4"}
     with pytest.raises(RecipeError, match="http://localhost:8000/v1#MODEL"):
         _contestant(store, "http://localhost:8000/v1/", None)
+
+
+def test_a_judge_joins_the_inputs_and_may_be_a_contestant(hub, tmp_path):
+    store = Store(tmp_path / "runs")
+    inputs = {"base": Model(path="ours/base"), "Qwen3-8B": Model(path="other/Qwen3-8B")}
+    assert _judge(store, "ours/base", None, inputs) == "$base" and len(inputs) == 2
+    server = "http://localhost:8000/v1#Qwen/Qwen3-8B"
+    name = _judge(store, server, None, inputs)
+    assert name != "$Qwen3-8B" and inputs[name[1:]] == Endpoint(
+        endpoint="http://localhost:8000/v1", name="Qwen/Qwen3-8B"
+    )
+    (tmp_path / "votes.jsonl").write_text("{}\n")
+    with pytest.raises(RecipeError, match=r"votes.jsonl: a judge is a model or a server"):
+        _judge(store, "votes.jsonl", None, inputs)
 
 
 def test_records_of_the_store_take_part(tmp_path, monkeypatch):

@@ -1,16 +1,23 @@
 """Ratings against closed forms and statsmodels' logistic regression."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from statsmodels.genmod.families import Binomial
 from statsmodels.genmod.generalized_linear_model import GLM
 
-from align.evals.ratings import bradley_terry, ratings
-from align.evals.wins import Scored
+from align.evals.ratings import bradley_terry
+from align.evals.ratings import ratings as of_rates
+from align.evals.wins import Scored, wins
 
 
 def replies(values):
     return {str(i): Scored(np.array([value]), np.array([1.0])) for i, value in enumerate(values)}
+
+
+def ratings(made, seed):
+    return of_rates({pair: wins(made[pair[1]], made[pair[0]]).rate for pair in combinations(made, 2)}, seed)
 
 
 def test_two_policies_are_the_log_odds_of_their_wins():

@@ -1,13 +1,14 @@
 """Stage `compare`: the same prompts, template and decoding for all; values that follow from the replies it kept."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from align.config import Sampling
+from align.config import Endpoint, Sampling
 from align.data import read, read_file, write
 from align.errors import CheckError
 from align.evals.evaluate import Subject, questions
@@ -19,7 +20,7 @@ from align.records import Prompt, Sample
 from align.stage import PolicyRef, RecordsRef, seed_of
 from align.stages.compare import Compare
 from align.store import Artifact
-from tests.generate.servers import serving, tiny_model
+from tests.generate.servers import saying, serving, tiny_model
 from tests.stages.conftest import SIZES, tokenizer
 
 FIELDS = {"policies": ["$base", "$tuned"], "prompts": "$prompts", "sampling": {"max_new_tokens": 12, "n": 2}}
@@ -178,6 +179,29 @@ def test_brittleness_is_the_difference_to_the_replies_to_other_words(artifacts, 
     assert found["policies"]["tuned"]["length"]["n"] == 12
 
 
+def test_a_judge_behind_a_server_says_which_reply_is_better(artifacts, prompts, rows, context):
+    """It likes whatever has a cat, wherever it stands; where both have one, or none, it says A."""
+
+    def reply(body):
+        first, second = re.search(r"\(A\) (.*)\n\n\(B\) (.*)\n\n", body["messages"][-1]["content"]).groups()
+        return saying("B" if "cat" in second and "cat" not in first else "A")
+
+    asked = [json.loads(line)["prompt"] for line in (context({}).base / "prompts.jsonl").read_text().splitlines()]
+    inputs = {name: rows(name, *({"prompt": p, "reply": f"a {name}"} for p in asked)) for name in ("dog", "cat", "log")}
+    with serving(reply) as server:
+        judge = Endpoint(endpoint=server.address, name="judge")
+        ctx = context(inputs | {"prompts": prompts, "judge": judge})
+        fields = {"policies": ["$dog", "$cat", "$log"], "judges": [{"model": "$judge", "name": "feline"}]}
+        assert Compare.model_validate(FIELDS | fields).check(ctx)["judged"] == 12 * 2 * 3
+        found, _ = run(ctx, **fields)
+    rates = {(rate["policy"], rate["baseline"]): rate["rate"] for rate in found["win_rates"]}
+    assert rates == {("cat", "dog"): 1.0, ("log", "dog"): 0.5, ("log", "cat"): 0.0}
+    assert found["judges"]["feline"]["agreement_of_orders"]["value"] == pytest.approx(2 / 3)
+    assert found["ratings"]["feline"]["cat"]["value"] > 0
+    assert "feline: cat beats dog: it wins 1 [" in found["verdicts"][0]
+    assert "| feline | 36 " in (ctx.out / "comparison.md").read_text()
+
+
 def test_ready_answers_are_compared_with_those_of_a_model(artifacts, prompts, texts, rows, context):
     asked = [json.loads(line)["prompt"] for line in (context({}).base / "prompts.jsonl").read_text().splitlines()]
     answered = ({"prompt": prompt, "reply": "the cat sat"} for prompt in (*reversed(asked), "never asked"))
@@ -266,6 +290,7 @@ def test_a_prompt_without_a_ready_answer_is_an_error(artifacts, prompts, rows, c
         ({"metrics": [{"metric": "pass_at", "options": {"k": 2}}]}, r"options: reward: Field required \(options of"),
         ({"brittleness": ["typo"]}, "no transformation is called 'typo'. Did you mean 'typos'"),
         ({"worth": {"lenght": 1.0}, "rewards": ["length"]}, "no metric is called 'lenght'. Did you mean 'length'"),
+        ({"judges": [{"model": "$a"}, {"model": "$a", "text": "Kinder?"}]}, "'a' is the name of another metric"),
         ({"policies": []}, "at least 1"),
         ({"policies": ["$base", "$base"]}, r"\$base is there twice"),
         ({"rewards": ["length", "length"]}, "two rewards are called 'length'"),

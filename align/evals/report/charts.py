@@ -30,7 +30,8 @@ def charts(of: Material) -> dict[str, list[Chart]]:
     """Section -> its charts."""
     return {
         "differences": [forest(of, metric) for metric in of.better if _pairs(of, metric)],
-        "wins": [wins(of, metric) for metric in of.better if len(of.policies) > 2 and _pairs(of, metric)],
+        "wins": [wins(of, metric) for metric in of.better if len(of.policies) > 2 and _pairs(of, metric)]
+        + [wins(of, judge) for judge in of.found.get("judges", {}) if _win_rates(of, judge)],
         "frontier": list(frontiers(of)),
         "distributions": list(distributions(of)),
     }

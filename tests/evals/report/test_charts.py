@@ -46,6 +46,13 @@ def test_rates_of_replies_come_before_those_of_prompts(material):
     assert "70% (55%)" in chart.svg
 
 
+def test_a_judge_has_its_own_wins(material):
+    told = {"metric": "kind", "policy": "tuned", "baseline": "base", "rate": 0.7, "low": 0.6, "high": 0.8, "n": 40,
+            "controlled": None}  # fmt: skip
+    chart = charts(replace(material, found=material.found | {"win_rates": [told], "judges": {"kind": {}}}))["wins"][-1]
+    assert chart.title == "kind" and chart.alt == "Win rates by kind: tuned against base 70%; base against tuned 30%"
+
+
 def test_what_only_some_comparisons_have(material):
     assert ratings(material) == best_of(material) == brittleness(material) == []
     value = {"value": 10.0, "low": 5.0, "high": 15.0}

@@ -46,6 +46,16 @@ def test_it_says_the_verdict_first(page):
     assert text.index("<h1>") < text.index("<table") < text.index("<figure")
 
 
+def test_it_says_how_far_judges_can_be_trusted(material, page):
+    value = {"value": 0.1, "low": 0.05, "high": 0.15, "n": 40}
+    told = {"pairs": 40, "unread": 1, "position_bias": value, "agreement_of_orders": None, "length": value}
+    told |= {"human": {"kappa": 0.6, "low": 0.4, "high": 0.8, "n": 30}}
+    text, _ = page(replace(material, found=material.found | {"judges": {HOSTILE: told}}))
+    assert "How far the judges can be trusted" in text and "0.6 [0.4, 0.8], n = 30" in text
+    assert "alert(1)</script>" not in text
+    assert "How far the judges" not in page()[0]
+
+
 def test_it_needs_no_other_file_and_lets_no_other_script_run(page):
     text, found = page()
     for tag, attributes in found.elements:
