@@ -17,6 +17,7 @@ class Judged(Config):
     """A pair with its verdict, as an example for a judge."""
 
     prompt: str
+    """What both answer."""
     first: str
     """A reply."""
     second: str
