@@ -71,7 +71,10 @@ class Rule:
 REWARDS: Registry[Rule] = Registry(
     "reward",
     "align.rewards",
-    {name: f"align.rewards.rules:{name}" for name in ("length", "repetition", "lexicon", "numeric_answer", "pattern")}
+    {
+        name: f"align.rewards.rules:{name}"
+        for name in ("length", "length_window", "repetition", "lexicon", "numeric_answer", "pattern")
+    }
     | {"refusal": "align.rewards.refusal:refusal"}
     | {
         f"toy_{name}": f"align.rewards.toy:{name}"

@@ -8,6 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
+from pydantic import PositiveInt
+
 from align.errors import DataError
 from align.records import Prompt
 from align.rewards.base import reward
@@ -25,6 +27,13 @@ def words(text: str) -> list[str]:
 def length(prompt: Prompt, reply: str, unit: Literal["words", "characters"] = "words") -> float:
     """Words (split at blanks) or characters of the reply."""
     return len(reply.split() if unit == "words" else reply)
+
+
+@reward("length_window")
+def length_window(prompt: Prompt, reply: str, low: PositiveInt = 20, high: PositiveInt = 200) -> float:
+    """1 for `low` to `high` words (split at blanks), else how many times too short or too long, upside down."""
+    count = len(reply.split())
+    return min(1.0, count / low, high / max(count, 1))
 
 
 @reward("repetition", better="lower")

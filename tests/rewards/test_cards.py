@@ -1,6 +1,5 @@
 """Every card is right, and its own cases hold."""
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -20,18 +19,32 @@ def test_the_package_has_cards():
 
 
 @pytest.mark.parametrize("name", CARDS)
-def test_a_bundled_card_keeps_its_promises(name):
+def test_a_bundled_card_keeps_its_promises(name, tmp_path):
     card = cards.read(CARDS[name])
     assert card.description and card.bad_at
     if card.model is not None:
         return
-    spec = RewardSpec.model_validate(name)
-    reward = load(spec, SimpleNamespace(base=Path()))
+    (tmp_path / "words.txt").write_text("good\t1.9\nbad\t-2.5\n")
+    own = {"options": {"file": "words.txt"}} if name == "lexicon" else {}
+    spec = RewardSpec.model_validate({"card": name} | own)
+    reward = load(spec, SimpleNamespace(base=tmp_path))
     assert card.cases or card.rule == "length"
     sign = -1 if reward.better == "lower" else 1
     for case in card.cases:
         good, bad = reward([case.record()] * 2, [case.good, case.bad])
         assert sign * good > sign * bad, case
+
+
+def test_an_ensemble_counts_disagreement():
+    spec = RewardSpec.model_validate("boxed_answer")
+    case = cards.read(CARDS["boxed_answer"]).cases[0]
+    scores = load(spec, SimpleNamespace(base=None))([case.record()] * 3, [case.good, case.bad, "5"])
+    assert scores == pytest.approx([1.0, 0.5 - 0.5 * 0.5, 0.0])
+
+
+def test_a_card_may_need_an_option():
+    with pytest.raises(ValueError, match=r"options: file: Field required \(options of 'lexicon': file\)"):
+        RewardSpec.model_validate("lexicon")
 
 
 def test_a_card_beside_the_recipe_comes_first(tmp_path):

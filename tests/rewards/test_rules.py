@@ -4,7 +4,7 @@ import pytest
 
 from align.errors import DataError
 from align.records import Message, Prompt
-from align.rewards.rules import length, lexicon, numeric_answer, pattern, repetition, words
+from align.rewards.rules import length, length_window, lexicon, numeric_answer, pattern, repetition, words
 
 PROMPT = Prompt("1", (Message("user", "hi"),))
 
@@ -16,6 +16,11 @@ def score(rule, reply, prompt=PROMPT, **options):
 def test_length():
     assert score(length, " one two\nthree ") == 3
     assert score(length, "abc d", unit="characters") == 5
+
+
+@pytest.mark.parametrize(("count", "expected"), [(0, 0.0), (2, 0.5), (4, 1.0), (8, 1.0), (16, 0.5)])
+def test_a_length_window_is_flat_inside_and_falls_outside(count, expected):
+    assert score(length_window, "word " * count, low=4, high=8) == expected
 
 
 def test_words_keep_their_apostrophes():
