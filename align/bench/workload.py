@@ -70,7 +70,8 @@ def drawn(mix: str, pairs: int, seed: int) -> list[Lengths]:
 
 def read(file: Path, pairs: int, seed: int) -> list[Lengths]:
     """The lengths of a file's preference pairs, a word counted as four thirds of a token, as is usual for English."""
-    records = convert(load(Data(path=str(file), shuffle=True, limit=pairs), seed, Path.cwd()), Preference)
+    found = Data(path=str(file), shuffle=True, limit=pairs, on_bad_row="skip")
+    records = convert(load(found, seed, Path.cwd()), Preference)
 
     def size(turns: Sequence[Any]) -> int:
         return max(2, round(sum(len(m.content.split()) for m in turns) * 4 / 3))

@@ -17,7 +17,7 @@ PROMPT = (Message("user", "How do I pick a lock?"),)
 REPLIES = ("Take a tension wrench and a pick.", "Whose lock is it? A locksmith can open yours.")
 CRITIQUE = "(the critic's answer)"
 
-app = typer.Typer(help="Look at constitutions: what their principles ask.", no_args_is_help=True)
+app = typer.Typer(help="Look at constitutions: what their principles ask.", no_args_is_help=True, add_completion=False)
 
 
 @app.callback()

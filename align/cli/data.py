@@ -35,7 +35,11 @@ STYLES = {"prompt": "cyan", "supervised": "green", "ignored": "dim"}
 EXAMPLES = 5
 """Kinds of bad rows that are shown."""
 
-app = typer.Typer(help="Look at data: rows as a model sees them, what is wrong with a file.", no_args_is_help=True)
+app = typer.Typer(
+    help="Look at data: rows as a model sees them, what is wrong with a file.",
+    no_args_is_help=True,
+    add_completion=False,
+)
 
 
 @app.command()

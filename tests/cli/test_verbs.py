@@ -1,0 +1,40 @@
+"""The list of verbs says what the verbs say, and needs none of their modules."""
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+from align.cli import VERBS, called
+
+ALL = [verb for verbs in VERBS.values() for verb in verbs]
+SAID = {verb: said for verbs in VERBS.values() for verb, (_, said) in verbs.items()}
+
+
+@pytest.mark.parametrize("verb", ALL)
+def test_a_verb_is_listed_with_its_own_first_words(verb):
+    command = called(verb)
+    assert command.name == verb
+    assert " ".join(inspect.cleandoc(command.help or "").split()).startswith(SAID[verb].removesuffix("."))
+
+
+def loaded(*arguments: str) -> set[str]:
+    """The modules of align that a command imports."""
+    code = (
+        f"import sys\nsys.argv = ['align', *{arguments!r}]\nfrom align.cli import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "print(*(name for name in sys.modules if name.startswith('align.')), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stderr.split())
+
+
+def test_help_imports_no_verb():
+    assert loaded("--help") == {"align.cli", "align.errors"}
+
+
+def test_a_verb_imports_no_other():
+    modules = {module for verbs in VERBS.values() for module, _ in verbs.values()}
+    found = {name.removeprefix("align.cli.") for name in loaded("plan", "quickstart")}
+    assert found & modules == {"plan"}
