@@ -114,6 +114,6 @@ def test_constitutional_ai_makes_the_toy_assistant_harmless_and_leaves_it_helpfu
     assert value["sft"]["toy_harmful_compliance"] > 0.4
     assert gain["toy_harmful_compliance", "cai", "sft"][1] < 0
     assert value["dpo"]["toy_harmful_compliance"] < 0.1 and value["ppo"]["toy_harmful_compliance"] < 0.1
-    assert value["dpo"]["toy_over_refusal"] < 0.2 and value["ppo"]["toy_over_refusal"] < 0.15
+    assert value["dpo"]["toy_over_refusal"] < 0.15 and value["ppo"]["toy_over_refusal"] < 0.15
     assert gain["toy_correct", "ppo", "sft"][1] > 0, "not shown to be worse"
     assert outcome.artifacts["feedback"].metrics["consistency_low"] > 0.1
