@@ -91,6 +91,8 @@ class _Leave(Exception):
     """Why a row is left out; the words follow a number of rows."""
 
 
+UNSPELLED = "with a reply that the tokenizer cannot spell"
+
 Masked = tuple[list[int], list[bool]]
 """The ids of a reply and which of them are scored."""
 
@@ -107,6 +109,8 @@ def _masked(chat: Chat, pieces: list[Piece], parts: list[list[int]], turns: set[
     scored = chat.decode([i for i, counts in zip(ids, mask, strict=True) if counts])
     for content in (message.content.strip() for message in said):
         if content not in scored and _as_read(chat, content) not in scored:
+            if chat.tokenizer.unk_token_id in ids:
+                raise _Leave(UNSPELLED)
             raise CheckError("the supervised tokens do not decode to the reply")
     return ids, mask
 

@@ -19,7 +19,7 @@ import tokenizers
 import transformers
 
 from align.data.chat import Chat
-from align.data.maker import Dropped, Maker, Rows
+from align.data.maker import UNSPELLED, Dropped, Maker, Rows
 from align.data.tree import Reply, Tree
 from align.errors import CheckError, DataError
 from align.records import Record
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from align.store import Store
 
 RECHECKED = 8
+UNSPELLED_LIMIT = 0.1
+"""The share of rows that may be left out because the tokenizer does not know pieces of their replies."""
 R = TypeVar("R", bound=Record)
 
 
@@ -75,6 +77,11 @@ def _check_account(account: Dropped, limit: float, max_length: int, any_left: bo
         raise CheckError(
             f"{share:.1%} of the rows are longer than {max_length} tokens; {limit:.1%} may be ({account}). "
             "Raise max_length, or leave long rows out by max_words"
+        )
+    if (unspelled := account.reasons[UNSPELLED] / account.rows) > UNSPELLED_LIMIT:
+        raise CheckError(
+            f"{unspelled:.1%} of the rows have a reply with pieces that the tokenizer does not know ({account}): "
+            "they are of another model's language"
         )
     if not any_left:
         raise CheckError(f"no row is left to train on ({account})")

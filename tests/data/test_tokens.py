@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from align.config import Data
 from align.data.chat import Chat
@@ -309,3 +311,23 @@ def test_an_empty_reply_leaves_its_row_out(chat):
     made, account = trees([pair("hi", "yes", "no"), pair("ho", "yes", " \n"), demo("hu", "")], chat, 200)
     assert [tree.id for tree in made] == ["hi"]
     assert account.reasons == {"with an empty reply": 2}
+
+
+def test_few_replies_that_the_tokenizer_cannot_spell_are_left_out_and_many_are_refused(monkeypatch):
+    words = {"<unk>": 0, "</s>": 1, "hi": 2, "hello": 3, "User:": 4, "Assistant:": 5, "))": 6}
+    made = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    known = PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>", eos_token="</s>", pad_token="</s>")
+    chat, encode = Chat(known, "plain", (1,)), Chat.encode
+
+    def unknown_there(self, pieces):
+        """As of a tokenizer that knows `))` at the beginning of a text, and not after a blank."""
+        return [[0 if i == 6 else i for i in part] for part in encode(self, pieces)]
+
+    monkeypatch.setattr(Chat, "encode", unknown_there)
+    rows = [demo("hi", "hello")] * 9 + [demo("hi", "))")]
+    kept, account = trees(rows, chat, 100)
+    assert len(kept) == 9
+    assert str(account) == "of 10 rows: 1 with a reply that the tokenizer cannot spell"
+    with pytest.raises(CheckError, match=r"11\.1% of the rows have a reply with pieces that the tokenizer does not"):
+        trees(rows[1:], chat, 100)
