@@ -169,7 +169,7 @@ def test_the_code_of_a_stage_is_that_of_its_rules_too() -> None:
     class Score(Count):
         reward: RewardField
 
-    rules = [TypeAdapter(RewardField).validate_python(name) for name in ("length", "refusal", "toy_truth")]
+    rules = [TypeAdapter(RewardField).validate_python(name) for name in ("length", "repetition", "toy_truth")]
     first, second, other = (code_of(Score(reward=rule)) for rule in rules)
     assert first == second != other  # rules.py, rules.py, toy.py
     assert code_of(Count()) not in ("", first, other)
