@@ -25,20 +25,19 @@ def test_what_it_does_not_know_is_refused(align, arguments, said):
 def test_figures_are_saved_and_make_a_table(align, tmp_path):
     file = tmp_path / "bench.json"
     ran = align(
-        "bench", "sft", "sample", "--rows", "32", "--data", "short", "--repetitions", "1", "--device", "cpu",
+        "bench", "sft", "--rows", "32", "--data", "short", "--repetitions", "1", "--device", "cpu",
         "--threads", "1", "--save", str(file), "--json",
     )  # fmt: skip
     assert ran.code == 0, ran.err
     saved = json.loads(file.read_text())
     assert json.loads(ran.out) == saved
     assert saved["settings"]["rows"] == 32
-    for task in ("sft", "sample"):
-        row = saved["tasks"][task]
-        assert row["examples"] == 32
-        assert 0 < row["useful_utilisation"][0] < 1
-        assert sum(row["parts"].values()) == pytest.approx(1)
+    row = saved["tasks"]["sft"]
+    assert row["examples"] == 32
+    assert 0 < row["useful_utilisation"][0] < 1
+    assert sum(row["parts"].values()) == pytest.approx(1)
     ran = align("bench", "--table", str(file))
-    assert [line.split(" | ")[0] for line in ran.out.splitlines()[2:]] == ["| sft", "| sample"]
+    assert [line.split(" | ")[0] for line in ran.out.splitlines()[2:]] == ["| sft"]
 
 
 def test_the_command_leaves_out_where_figures_go():
