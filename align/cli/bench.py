@@ -53,6 +53,10 @@ def bench(
     for task in tasks:
         if task not in TASKS:
             raise RecipeError(f"bench knows no stage {task!r}.{suggestion(task, TASKS)}")
+    if against not in (None, "trl"):
+        raise RecipeError(f"--against: {against!r} is not known; there is trl")
+    if dtype not in ("float32", "bfloat16"):
+        raise RecipeError(f"--dtype: {dtype!r} is neither float32 nor bfloat16")
     if rows % 16:
         raise RecipeError(f"--rows: {rows} is no multiple of 16, the rows of an optimizer step")
     from align.bench import run, workload

@@ -12,6 +12,8 @@ from align.cli.bench import command
     [
         (["dop"], "bench knows no stage 'dop'. Did you mean 'dpo'?"),
         (["dpo", "--rows", "40"], "--rows: 40 is no multiple of 16"),
+        (["dpo", "--against", "tlr"], "--against: 'tlr' is not known; there is trl"),
+        (["dpo", "--dtype", "float16"], "--dtype: 'float16' is neither float32 nor bfloat16"),
         (["dpo", "--model", "huge"], "--model: 'huge' is none of tiny, llama-1b"),
         (["dpo", "--data", "shor"], "--data: 'shor' is neither a file nor one of hh-like, short, long."),
     ],
