@@ -59,19 +59,35 @@ def test_one_beside_the_recipe_hides_the_bundled_one_and_a_path_is_a_path(tmp_pa
 @pytest.mark.parametrize(
     ("old", "new", "where"),
     [
-        ("    revision: Make it true.\n", "", "short.yaml:7: principles.1.revision: is missing"),
-        ("weight: 3", "weight: -3", "short.yaml:10: principles.1.weight: Input should be greater than 0"),
-        ("name: lies", "name: harm", "short.yaml:1: principles: 'harm' is there twice"),
-        ("principle: harm", "principle: harms", "there is no principle 'harms'. Did you mean 'harm'?"),
-        ("principle: harm, ", "", "one needs `principle:`, or both requests in words"),
-        ("tags: [honest]", "tag: honest", "short.yaml:11: principles.1.tag: Extra inputs are not permitted"),
-        ("principles:", "  principles:", "short.yaml: not YAML"),
+        ("    revision: Make it true.\n", "", "7: principles.1.revision: is missing"),
+        ("weight: 3", "weight: -3", "10: principles.1.weight: should be greater than 0, found -3"),
+        ("name: lies", "name: harm", "7: principles.1.name: 'harm' is there twice"),
+        ("critique: Is it true?", "critique: ''", "8: principles.1.critique: is empty"),
+        ("    critique: Is it true", "    name: truth\n    critique: Is it true", "8: principles.1.name: 'name'"),
+        ("Is it harmful?", "Is it: harmful?", "4: not YAML: mapping values are not allowed here; a text with"),
+        ("[honest]", "honest", "11: principles.1.tags: should be a list, found 'honest'"),
+        ("prompt: Hi", "before: [Oh], prompt: Hi", "13: transcripts.0.before: has 1 turns; the prompt comes"),
+        ("principle: harm", "principle: harms", "13: transcripts.0.principle: there is no principle 'harms'. Did you"),
+        ("principle: harm, ", "", "13: transcripts.0: needs `principle:`, or both requests in words"),
+        ("tags: [honest]", "tag: honest", "11: principles.1.tag: unknown key 'tag'. Did you mean 'tags'?"),
+        ("principles:", "  principles:", "2: not YAML"),
+        (SHORT, "", "1: a constitution is a block of keys with `principles:`"),
     ],
-)
+)  # fmt: skip
 def test_what_is_wrong_is_said_with_its_line(tmp_path, old, new, where):
+    assert old in SHORT
     with pytest.raises(ValueError) as error:
-        constitution.read(written(tmp_path, SHORT.replace(old, new)))
-    assert where in str(error.value)
+        constitution.read(written(tmp_path, SHORT.replace(old, new, 1)))
+    assert f"short.yaml:{where}" in str(error.value)
+
+
+def test_all_that_is_wrong_is_said_at_once(tmp_path):
+    text = SHORT.replace("critique: Is it harmful?", "critque: Is it harmful?").replace("weight: 3", "weight: heavy")
+    with pytest.raises(ValueError) as error:
+        constitution.read(written(tmp_path, text))
+    said = str(error.value).splitlines()
+    assert [line.split("short.yaml:")[1].split(":")[0] for line in said] == ["3", "4", "10"]
+    assert said[1].endswith("principles.0.critque: unknown key 'critque'. Did you mean 'critique'?")
 
 
 def test_a_transcript_has_the_requests_of_its_principle(tmp_path):
@@ -98,16 +114,31 @@ def test_published_forms_are_read(shared):
 @pytest.mark.parametrize(
     ("value", "what"),
     [
-        ({"a": {"prompt": ["x"]}}, "a: 'edit_request' is missing"),
-        ({"constitutions": [{"critic": "x"}]}, "constitutions.0: 'revision' is missing"),
-        ({"constitutions": [], "system_chat": [[{}] * 5]}, "system_chat.0: has 5 turns"),
+        ({"a": {"prompt": ["x"]}}, "a.edit_request: is missing"),
+        ({"a": {"prompt": "x", "edit_request": "y"}}, "a.prompt: should be a list, found 'x'"),
+        ({"constitutions": [{"critic": "x"}]}, "constitutions.0.revision: is missing"),
+        ({"constitutions": 3}, "constitutions: should be a list, found 3"),
+        ({"constitutions": [], "system_chat": [[{"content": "x"}] * 5]}, "system_chat.0: has 5 turns; an"),
+        ({"samples": []}, "principles: is missing"),
     ],
 )
-def test_a_published_form_that_lacks_a_key_is_refused_by_its_name(tmp_path, value, what):
+def test_what_is_wrong_with_a_published_form_is_said_in_its_own_keys(tmp_path, value, what):
     file = written(tmp_path, json.dumps(value), "theirs.json")
     with pytest.raises(ValueError, match=r"theirs\.json") as error:
         constitution.read(file)
     assert what in str(error.value)
+
+
+def test_principles_and_examples_may_be_those_of_other_files(shared, tmp_path):
+    folder = shared / "data/nemo-aligner-cai"
+    parts = {"principles": "CritiqueRevisionInstructions.json", "transcripts": "few_shot_samples_example.json"}
+    text = "".join(f"{part}: {folder / name}\n" for part, name in parts.items())
+    made = constitution.read(written(tmp_path, "source: NeMo-Aligner\n" + text))
+    assert (made.source, len(made.principles), len(made.transcripts)) == ("NeMo-Aligner", 16, 2)
+    assert made.transcripts[1].critique_request == "critique request"
+    for wrong, why in (("gone.json", "is not there"), (str(folder / parts["transcripts"]), "has no principles")):
+        with pytest.raises(ValueError, match=rf"short\.yaml:1: principles: .* {why}"):
+            constitution.read(written(tmp_path, f"principles: {wrong}\n"))
 
 
 def test_heavier_principles_are_drawn_first_as_often_as_their_weight_says():

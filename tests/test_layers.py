@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-KERNEL = ("stage", "store", "disk", "records", "config", "machine", "registry", "errors", "constitution")
+KERNEL = (
+    "stage", "store", "disk", "records", "config", "machine", "registry",
+    "errors", "source", "problems", "constitution",
+)  # fmt: skip
 LAYERS = [
     KERNEL,
     ("losses",),

@@ -17,9 +17,9 @@ from align.cli.options import policy_source, reward_given, server, with_machine
 from align.config import Data, Endpoint, Model
 from align.errors import Problem, RecipeError, StoreError
 from align.machine import Machine
+from align.problems import problems
 from align.recipe import Recipe, outside
-from align.recipe.problems import problems
-from align.recipe.source import Source
+from align.source import Source
 from align.stage import Context
 from align.stages.compare import Compare
 from align.store import Artifact, Store

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from textwrap import indent
 from typing import Annotated
 
 import typer
@@ -44,9 +45,9 @@ def check(
 
 
 def _listed(found: Constitution) -> Iterator[Text]:
-    yield Text.assemble(
-        (found.name, "bold"), f": {len(found.principles)} principles, {len(found.transcripts)} examples"
-    )
+    counts = (len(found.principles), "principle"), (len(found.transcripts), "example")
+    said = ", ".join(f"{count} {what}{'s' * (count != 1)}" for count, what in counts)
+    yield Text.assemble((found.name, "bold"), f": {said}")
     if found.source:
         yield Text(found.source, style="dim")
     total = sum(principle.weight for principle in found.principles)
@@ -61,7 +62,7 @@ def _requests(principle: Principle) -> Iterator[Text]:
     for what, request in (
         ("critique", principle.critique), ("revision", principle.revision), ("feedback", principle.feedback),
     ):  # fmt: skip
-        yield Text.assemble((f"  {what}  ", "cyan"), request.strip())
+        yield Text.assemble((f"  {what}  ", "cyan"), _indented(request))
 
 
 def _example(found: Constitution, prompt: Messages) -> Iterator[Text]:
@@ -75,4 +76,9 @@ def _example(found: Constitution, prompt: Messages) -> Iterator[Text]:
 
 
 def _turn(turn: Message) -> Text:
-    return Text.assemble((f"  {turn.role}  ", "cyan"), turn.content.strip())
+    return Text.assemble((f"  {turn.role}  ", "cyan"), _indented(turn.content))
+
+
+def _indented(text: str) -> str:
+    """A text whose further lines stand below the first."""
+    return indent(text.strip(), "    ").strip()

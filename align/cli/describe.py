@@ -23,8 +23,8 @@ from align.stages.loop_gate import Limit
 from align.train.fields import Training
 from align.train.online_fields import Online
 
-NAME_WIDTH = 24
-"""Columns that a field's name gets before its description is moved to the right."""
+NAME_WIDTH = 26
+"""Columns that a field's name gets; the last part of a longer one stands in a line of its own."""
 
 
 def stages(
@@ -103,10 +103,15 @@ def _explain(made: type[Stage]) -> Group:
 
 def _fields(found: Iterable[Entry]) -> Table:
     table = Table.grid(padding=(0, 2, 1, 0))
-    table.add_column(no_wrap=True, max_width=NAME_WIDTH, overflow="fold")
+    table.add_column(max_width=NAME_WIDTH, overflow="fold")
     table.add_column(ratio=1)
     for entry in found:
         given = Text("required", style="yellow") if entry.required else Text(f"default {entry.default}", style="dim")
         head = Text.assemble((entry.type, "cyan"), "  ", given)
-        table.add_row(Text(f"  {entry.path}"), Group(head, Text(entry.doc)))
+        table.add_row(Text(_name(entry.path)), Group(head, Text(entry.doc)))
     return table
+
+
+def _name(path: str) -> str:
+    block, _, field = path.rpartition(".")
+    return f"  {block}\n   .{field}" if block and len(path) + 2 > NAME_WIDTH else f"  {path}"

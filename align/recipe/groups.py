@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from align.errors import suggestion
+from align.problems import a
 from align.recipe.loops import GATE, Group, results_of
-from align.recipe.problems import a
-from align.recipe.source import Place, Source, place_of
+from align.source import Place, Source, place_of
 from align.stage import Reference, Stage
 from align.stages.loop_gate import Limit
 

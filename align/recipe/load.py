@@ -11,15 +11,17 @@ from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError
 
 from align.config import Config, Data, Endpoint, Model
 from align.errors import AlignError, Problem, RecipeError, suggestion
+from align.problems import a, problems
 from align.recipe import keys, lookup, outside
 from align.recipe.groups import NAME, SAME, Draft, Kinds, is_group, no_name, right_parts
 from align.recipe.loops import Find, Group, Loop, unrolled
-from align.recipe.problems import a, problems
-from align.recipe.source import Place, Source, place_of, read
 from align.registry import STAGES, forget_plugins, load_plugin
+from align.source import Place, Source, place_of, read
 from align.stage import Reference, Stage
 
 Entry = Stage | Draft
+
+SHAPE = "a recipe is a mapping with `models:`, `data:` and `stages:`"
 
 
 def _shape(entry: Any) -> str:
@@ -101,7 +103,7 @@ class Recipe:
 
 def load(recipe: Path | str, overrides: Iterable[str] = (), smoke: bool = False) -> Recipe:
     """The recipe at a path or of a name. Raises RecipeError with every problem there is, in the order of the file."""
-    source = read(lookup.find(recipe))
+    source = read(lookup.find(recipe), SHAPE)
     for override in overrides:
         source.override(override, tuple(Header.model_fields))
     return _Loading(source, smoke).recipe()

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from align.config import Data, Endpoint, Model
 from align.data import sources, toy
 from align.errors import DataError, RecipeError, suggestion
-from align.recipe.source import Place
+from align.source import Place
 
 HUB_SECONDS = 3.0
 COMMIT = re.compile(r"[0-9a-f]{40}")

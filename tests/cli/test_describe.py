@@ -93,3 +93,9 @@ def test_every_verb_explains_itself_with_an_example(align):
         shown = align(*verb, "--help")
         assert shown.code == 0
         assert f"Example: align {' '.join(verb)}" in shown.out
+
+
+def test_a_long_name_of_a_field_is_shown_whole(align):
+    lines = align("stages", "critique_revise").out.splitlines()
+    name = next(n for n, line in enumerate(lines) if line.startswith("   .critique_request "))
+    assert lines[name - 1].startswith("  constitution.transcripts  text")

@@ -1,7 +1,7 @@
-"""A recipe's text as plain values that remember their lines, so that every problem can say where it stands.
+"""A file's YAML as plain values that remember their lines, so that every problem can say where it stands.
 
-YAML as version 1.2 reads it: `2e-5` is a number, `on` and `no` are words, a repeated key is a mistake. `${env:NAME}`
-and `${env:NAME:-default}` are replaced in values, before numbers are told from words.
+YAML as version 1.2 reads it: `2e-5` is a number, `on` and `no` are words, a repeated key is a mistake. In recipes
+`${env:NAME}` and `${env:NAME:-default}` are replaced in values, before numbers are told from words.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import yaml
 from align.errors import Problem, RecipeError, suggestion
 
 Place = tuple[str | int, ...]
-"""Keys and list positions from the top of a recipe to one of its values."""
+"""Keys and list positions from the top of a file to one of its values."""
 
 SECTIONS = ("stages", "models", "data")
 COMMAND_LINE = 0
@@ -42,10 +42,12 @@ for _tag, _pattern in _RESOLVERS.items():
 
 @dataclass
 class Source:
-    """What a recipe file says, line by line, with overrides from the command line laid over it."""
+    """What a file says, line by line; over a recipe, overrides from the command line are laid."""
 
     file: Path
     text: str
+    variables: bool = True
+    """Whether `${env:NAME}` is replaced."""
     values: Any = None
     lines: dict[Place, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
@@ -117,16 +119,16 @@ class Source:
         return path
 
 
-def read(file: Path) -> Source:
-    """A recipe file as values with lines. Raises RecipeError only where the text is no YAML mapping at all."""
+def read(file: Path, what: str, variables: bool = True) -> Source:
+    """A file as values with lines. Raises RecipeError only where the text is no YAML mapping at all; `what` says so."""
     try:
-        source = Source(file, file.read_text("utf-8"))
+        source = Source(file, file.read_text("utf-8"), variables)
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError([Problem("", f"cannot be read: {error}", _shown(file))]) from None
     source.values = _Reader(source).read(source.text, ())
     if not isinstance(source.values, dict):
         source.raise_problems()
-        raise RecipeError([Problem("", "a recipe is a mapping with `models:`, `data:` and `stages:`", _shown(file), 1)])
+        raise RecipeError([Problem("", what, _shown(file), 1)])
     return source
 
 
@@ -177,7 +179,7 @@ class _Reader:
         return self._value(node, path)
 
     def _scalar(self, node: yaml.ScalarNode, path: Place) -> Any:
-        if "${" in node.value:
+        if self.source.variables and "${" in node.value:
             node.value = _VARIABLE.sub(lambda match: self._variable(match, path), node.value)
             if node.style is None:
                 node.tag = self.loader.resolve(yaml.ScalarNode, node.value, (True, False))
@@ -206,7 +208,10 @@ class _Reader:
         if self.line is not None:
             return self.source.problem(path, what)
         line = mark.line + 1 if mark else 1
-        if "${" in (self.source.text.splitlines() or [""])[min(line, self.source.text.count("\n") + 1) - 1]:
+        if what.endswith("mapping values are not allowed here"):
+            what += "; a text with a colon and a space in it needs quotes"
+        said = (self.source.text.splitlines() or [""])[min(line, self.source.text.count("\n") + 1) - 1]
+        if self.source.variables and "${" in said:
             what += '; inside { } or [ ] a value with ${...} needs quotes: "${env:NAME}"'
         return Problem("", what, _shown(self.source.file), line)
 

@@ -1,9 +1,10 @@
-"""What pydantic refuses, said in the recipe's own words and at the recipe's own keys."""
+"""What pydantic refuses, said in words that people use and at the keys of the file that they wrote."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from difflib import get_close_matches
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -11,8 +12,10 @@ from pydantic.fields import FieldInfo
 
 from align.errors import suggestion
 from align.machine import Machine
-from align.recipe.source import Place
+from align.source import Place
 
+SAME = 0.9
+"""Keys as alike as `principle` and `principles` are the same, misspelt."""
 _ABOUT_A_KEY = ("missing", "extra_forbidden")
 
 
@@ -65,12 +68,18 @@ def _message(error: Any, model: type[BaseModel], here: Place) -> str:
     what = what[:1].lower() + what[1:]
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         what = "should be a block of keys"
+    if kind in ("tuple_type", "list_type"):
+        what = "should be a list"
+    if kind == "too_short":
+        what = f"should have {error['ctx']['min_length']} or more entries"
     near = suggestion(found, re.findall(r"'([^']+)'", what)) if isinstance(found, str) else ""
     return f"{what}, found {found!r:.80}{'.' + near if near.startswith(' Did') else ''}"
 
 
 def _unknown(key: str, model: type[BaseModel], path: Place) -> str:
     here = _fields(model, path)
+    if get_close_matches(key, here, n=1, cutoff=SAME):
+        return f"unknown key {key!r}.{suggestion(key, here)}"
     if key in Machine.model_fields:
         return f"{key!r} is a setting of the machine and belongs in no recipe; set ALIGN_{key.upper()} for this run"
     blocks: list[Place] = [(*path, name) for name in here] + [()] + [(name,) for name in _fields(model, ())]
@@ -81,13 +90,24 @@ def _unknown(key: str, model: type[BaseModel], path: Place) -> str:
 
 
 def _key_meant(value: Any, here: Place, what: str) -> tuple[Place, str]:
-    """The first key in a validator's sentence that the recipe sets is where the problem stands."""
+    """The first key in a validator's sentence that the file has, or path such as `principles.1.name`, is the place."""
     for part in here:
         value = value[part]
-    for word in re.findall(r"\w+", what) if isinstance(value, dict) else ():
-        if word in value:
-            return (*here, word), re.sub(rf"^{word}: ", "", what)
+    for word in re.findall(r"[\w.]+", what) if isinstance(value, dict) else ():
+        if path := _followed(value, word.rstrip(".").split(".")):
+            return (*here, *path), what.removeprefix(f"{word}: ")
     return here, what
+
+
+def _followed(value: Any, parts: list[str]) -> Place:
+    """How far a path leads into a value."""
+    made: Place = ()
+    for part in parts:
+        key = int(part) if isinstance(value, list) and part.isdigit() else part
+        if not (key in value if isinstance(value, dict) else isinstance(key, int) and key < len(value)):
+            break
+        value, made = value[key], (*made, key)  # type: ignore[index]
+    return made
 
 
 def _fields(model: type[BaseModel], path: Place) -> dict[str, FieldInfo]:
