@@ -24,9 +24,9 @@ SIZES = {
 }  # fmt: skip
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer(known: str = WORDS) -> PreTrainedTokenizerFast:
     special = ["<unk>", "<s>", "</s>", "<pad>"]
-    words = {word: i for i, word in enumerate([*special, *dict.fromkeys(WORDS.split())])}
+    words = {word: i for i, word in enumerate([*special, *dict.fromkeys(known.split())])}
     made = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
