@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from align.records import Sample
 from align.store import Ancestor, Artifact, Store
 
 COMPARISON = "comparison.json"
+ONLY_ASKED = ("prompts", "held_out", "test", "watch", "judge", "critic")
+"""Fields whose inputs teach nothing."""
 Curve = tuple[list[float], list[float]]
 """Steps and values."""
 
@@ -85,13 +88,12 @@ class Material:
     @cached_property
     def stages(self) -> list[Made]:
         """Every artifact that the comparison descends from, parents before children, each once."""
-        made: dict[str, Made] = {}
-        if self.lineage is not None:
-            for ancestor in _walk(self.lineage):
-                if ancestor.artifact is not None and ancestor.key not in made and ancestor is not self.lineage:
-                    inputs = {taken.field: taken.name for taken in ancestor.inputs}
-                    made[ancestor.key] = Made(ancestor.name, ancestor.artifact, inputs)
-        return list(made.values())
+        return _made(_walk(self.lineage))
+
+    def taught(self, policy: str) -> list[Made]:
+        """Every artifact that a policy learned from: not what it was only asked or tested by, nor who judged it."""
+        taken = self.lineage.inputs if self.lineage else ()
+        return _made(chain.from_iterable(_walk(a, ONLY_ASKED) for a in taken if a.name == policy))
 
 
 def of_folder(folder: Path, title: str, lineage: Ancestor | None = None) -> Material:
@@ -129,10 +131,22 @@ def comparisons(made: Iterable[Artifact]) -> list[Artifact]:
     return [artifact for artifact in made if artifact.kind == "report" and (artifact.path / COMPARISON).is_file()]
 
 
-def _walk(ancestor: Ancestor) -> Iterator[Ancestor]:
-    for parent in ancestor.inputs:
-        yield from _walk(parent)
-    yield ancestor
+def _made(ancestors: Iterable[Ancestor]) -> list[Made]:
+    """The artifacts, each once."""
+    made: dict[str, Made] = {}
+    for ancestor in ancestors:
+        if ancestor.artifact is not None and ancestor.key not in made:
+            inputs = {taken.field: taken.name for taken in ancestor.inputs}
+            made[ancestor.key] = Made(ancestor.name, ancestor.artifact, inputs)
+    return list(made.values())
+
+
+def _walk(ancestor: Ancestor | None, without: Container[str] = ()) -> Iterator[Ancestor]:
+    """All that an artifact descends from, parents before children, but for what it took in the fields `without`."""
+    for parent in ancestor.inputs if ancestor else ():
+        if parent.field.split(".")[0] not in without:
+            yield from _walk(parent, without)
+            yield parent
 
 
 def _is_number(value: Any) -> bool:

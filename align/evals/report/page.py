@@ -19,6 +19,7 @@ from align.evals.report.charts import charts
 from align.evals.report.draw import POLICIES, Chart, stylesheet
 from align.evals.report.further import best_of, brittleness, ratings
 from align.evals.report.material import COMPARISON, Material, of_artifact
+from align.evals.report.principles import Shaping
 from align.evals.report.samples import packed
 from align.evals.report.training import accuracies, calibrations, curves, lineage
 from align.evals.statistics import shown
@@ -29,6 +30,7 @@ CONTENTS = {
     "differences": "Differences",
     "frontier": "Cost",
     "replies": "Replies",
+    "principles": "Principles",
     "distributions": "Spread",
     "brittleness": "Brittleness",
     "rewards": "Reward models",
@@ -66,10 +68,12 @@ def _page(of: Material, drawn: dict[str, list[Chart]]) -> str:
         loader=PackageLoader("align.evals.report", "."), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    data, kept, rows = packed(of)
+    shaping = Shaping(of)
+    data, kept, rows = packed(of, shaping)
+    principles = shaping.principles()
     script = _asset("replies.js")
     there = {name for name, made in drawn.items() if made} | {"metrics", "method"}
-    there |= {"replies"} if of.replies else set()
+    there |= ({"replies"} if of.replies else set()) | ({"principles"} if principles else set())
     return environment.get_template("page.html").render(
         of=of, charts=drawn, data=data, kept=kept, rows=rows, has_replies=bool(of.replies),
         script=script, script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -78,7 +82,7 @@ def _page(of: Material, drawn: dict[str, list[Chart]]) -> str:
         tone={name: i % POLICIES for i, name in enumerate(of.policies)},
         headline=words.headline(of.found), against=words.against_first(of.found), first_metric=_first_metric(of),
         leader=next(reversed(words.leaders(of.found) or of.policies)),
-        basis=_basis(of), scores=_scores(of), verdicts=_verdicts(of), stages=_stages(of),
+        principles=principles, basis=_basis(of), scores=_scores(of), verdicts=_verdicts(of), stages=_stages(of),
         has_ways=any(row["kind"] == "training" for chart in drawn["frontier"] for row in chart.rows),
         reward_notes=[(s.name, note) for s in of.stages if s.artifact.kind == "reward" for note in s.notes],
         shown=shown, keys=_keys, cell=_cell,

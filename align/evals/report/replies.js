@@ -6,6 +6,7 @@ const MOST_WORDS = 1200; // of a reply in which differences are looked for
 
 const $ = (id) => document.getElementById(id);
 const form = $("filters");
+const principles = JSON.parse($("cards").dataset.principles);
 let all, chosen = [], shown = 0;
 
 async function unpacked() {
@@ -60,6 +61,18 @@ function extras(values) {
   return lines.length ? [element("div", "extra", lines.join("\n"))] : [];
 }
 
+// The principle by which a checkpoint learned these words, with a link to what it asks.
+function shaped(lesson) {
+  if (!lesson) return [];
+  const link = element("a", "", "What it asks");
+  link.href = `#principle-${principles.indexOf(lesson.principle)}`;
+  const told = Object.entries(lesson.told).map(([what, text]) => element("p", "", element("b", "", what), text.trim()));
+  const where = lesson.prompt === null ? "at this prompt" : `at “${lesson.prompt}”`;
+  const often = lesson.of > 1 ? ` ${lesson.count} of the ${lesson.of} lessons in these words are by this principle.` : "";
+  return [element("details", "shaped", element("summary", "", "shaped by ", element("b", "", lesson.principle)),
+    element("p", "", `The same words in ${lesson.stage}, ${where}:`), ...told, element("p", "", `${often} `.trimStart(), link))];
+}
+
 function asked(row) {
   const turns = row.prompt.map(([role, text], i) => {
     const last = i === row.prompt.length - 1;
@@ -84,7 +97,7 @@ function column(row, i, against, content) {
   const parts = all.metrics.flatMap((metric, k) =>
     reply.scores[k] === null ? [] : [part(metric, reply.scores[k], row.replies[against]?.scores[k] ?? null)]);
   const made = element("div", "reply", element("h4", "", all.policies[i], facts), element("div", "text", ...content),
-    element("div", "parts", ...parts), ...extras(reply.extra));
+    element("div", "parts", ...parts), ...shaped(reply.shaped), ...extras(reply.extra));
   made.style.setProperty("--c", `var(--p${i % 8})`);
   made.querySelector(".text").tabIndex = 0;
   return made;

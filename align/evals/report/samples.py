@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from align.evals.report.material import Material
+from align.evals.report.principles import Shaping
 from align.records import Sample, prompt_id
 
 LIMIT = 11_000_000
@@ -17,9 +18,9 @@ DIGITS = 4
 """Of scores."""
 
 
-def packed(of: Material, limit: int = LIMIT) -> tuple[str, int, int]:
+def packed(of: Material, shaping: Shaping, limit: int = LIMIT) -> tuple[str, int, int]:
     """(packed replies, prompts in it, prompts there are)."""
-    rows = _rows(of)
+    rows = _rows(of, shaping)
     made = _pack(of, rows)
     kept = rows
     while len(made) > limit and len(kept) > 1:
@@ -28,7 +29,7 @@ def packed(of: Material, limit: int = LIMIT) -> tuple[str, int, int]:
     return made, len(kept), len(rows)
 
 
-def _rows(of: Material) -> list[dict[str, Any]]:
+def _rows(of: Material, shaping: Shaping) -> list[dict[str, Any]]:
     """One a prompt and reply index, in the order in which they were asked."""
     rows: dict[tuple[str, int], dict[str, Any]] = {}
     metrics = _metrics(of)
@@ -42,7 +43,10 @@ def _rows(of: Material) -> list[dict[str, Any]]:
             row["extra"] = {k: v for k, v in row["extra"].items() if k in sample.extra and sample.extra[k] == v}
             row["replies"][i] = sample
     for row in rows.values():
-        row["replies"] = [sample and _reply(sample, row["extra"], metrics) for sample in row["replies"]]
+        row["replies"] = [
+            sample and _reply(sample, row["extra"], metrics) | _shaped(shaping.of(policy, sample))
+            for policy, sample in zip(of.replies, row["replies"], strict=True)
+        ]
     return list(rows.values())
 
 
@@ -51,6 +55,10 @@ def _reply(sample: Sample, shared: Mapping[str, Any], metrics: Sequence[str]) ->
     own = {name: value for name, value in sample.extra.items() if name not in shared}
     made: dict[str, Any] = {"text": sample.reply, "scores": scores, "tokens": sample.tokens}
     return made | ({"cut": 1} if sample.finish == "length" else {}) | ({"extra": own} if own else {})
+
+
+def _shaped(lesson: dict[str, Any] | None) -> dict[str, Any]:
+    return {"shaped": lesson} if lesson else {}
 
 
 def _telling(rows: list[dict[str, Any]], of: Material, count: int) -> list[dict[str, Any]]:

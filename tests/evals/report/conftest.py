@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,3 +53,16 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
     """`tuned` is better than `base` on every prompt, `same` on none."""
     made = {"base": samples("base", 0.1), "tuned": samples("tuned", 0.5), "same": samples("same", 0.1)}
     return of_folder(compared(tmp_path_factory.mktemp("compared"), made), "toy/result")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, driven by Playwright; tests that need it are skipped where one of them is absent."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no chromium in PATH; CHROMIUM may name one")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-quic"])
+        yield browser
+        browser.close()

@@ -7,6 +7,7 @@ import gzip
 import json
 
 from align.evals.report import of_folder
+from align.evals.report.principles import Shaping
 from align.evals.report.samples import packed
 from tests.evals.report.conftest import HOSTILE, compared, samples
 
@@ -16,7 +17,7 @@ def unpacked(data: str) -> dict:
 
 
 def test_what_is_packed_comes_out_again(material):
-    data, kept, rows = packed(material)
+    data, kept, rows = packed(material, Shaping(material))
     found = unpacked(data)
     assert (kept, rows) == (40, 40)
     assert found["policies"] == ["base", "tuned", "same"]
@@ -32,13 +33,14 @@ def test_what_is_packed_comes_out_again(material):
 
 
 def test_nothing_of_a_reply_can_be_read_as_markup(material):
-    assert set("<>&\"'{}") & set(packed(material)[0]) == set()
+    assert set("<>&\"'{}") & set(packed(material, Shaping(material))[0]) == set()
 
 
 def test_too_many_leave_the_most_telling(tmp_path):
     """On prompt 7 alone the policies differ by more than by any other, so it is the last to go."""
     one, other = samples("one", 0.1), samples("other", 0.1)
     other[7].scores["quality"] = 9.0
-    data, kept, rows = packed(of_folder(compared(tmp_path, {"one": one, "other": other}), "x"), limit=600)
+    made = of_folder(compared(tmp_path, {"one": one, "other": other}), "x")
+    data, kept, rows = packed(made, Shaping(made), limit=600)
     assert kept < rows == 40 and len(data) <= 600
     assert "p7" in [row["id"] for row in unpacked(data)["rows"]]
