@@ -2,15 +2,55 @@
 
 from __future__ import annotations
 
+import ast
+import functools
+import inspect
+from itertools import pairwise
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import CoreSchema
 
 
 class Config(BaseModel):
-    """A frozen block of a recipe; unknown keys are errors."""
+    """A frozen block of fields, each documented by the docstring beneath it; unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: Any) -> dict[str, Any]:
+        made = handler(schema)
+        fields = handler.resolve_ref_schema(made)["properties"]
+        for name, text in documentation(cls).items():
+            fields[cls.model_fields[name].alias or name]["description"] = text
+        return made
+
+
+@functools.cache
+def documentation(block: type[BaseModel]) -> dict[str, str]:
+    """The docstring of each field that has one.
+
+    Read from the source when somebody asks: pydantic's own `use_attribute_docstrings` parses every class at its import,
+    a quarter of the time in which `align plan` answers.
+    """
+    found: dict[str, str] = {}
+    for cls in reversed(block.__mro__):
+        if issubclass(cls, Config) and cls.model_fields:
+            found |= _docstrings(cls)
+    return {name: found[name] for name in block.model_fields if name in found}
+
+
+def _docstrings(cls: type[Config]) -> dict[str, str]:
+    """The text beneath each annotated name of a class's own body."""
+    source = inspect.getsource(cls)
+    tree = ast.parse(f"if True:\n{source}" if source[0].isspace() else source)
+    body = next(node.body for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+    return {
+        field.target.id: inspect.cleandoc(text.value.value)
+        for field, text in pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)
+    }
 
 
 class Model(Config):

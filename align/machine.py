@@ -6,15 +6,14 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from align.config import Config
 from align.errors import Problem, RecipeError
 
 
-class Machine(BaseModel):
+class Machine(Config):
     """Each field can be given by an environment variable, `ALIGN_MAX_TOKENS=4096`, or the option of the same name."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     store: Path = Path("runs")
     """Folder of artifacts, caches and links, relative to where align is started."""

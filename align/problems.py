@@ -8,8 +8,8 @@ from difflib import get_close_matches
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
 
+from align.config import documentation
 from align.errors import suggestion
 from align.machine import Machine
 from align.source import Place
@@ -58,8 +58,8 @@ def _place(value: Any, loc: Place, keep_last: bool) -> Place:
 def _message(error: Any, model: type[BaseModel], here: Place) -> str:
     kind, found = error["type"], error["input"]
     if kind == "missing":
-        documented = _fields(model, here[:-1]).get(str(here[-1]))
-        return f"is missing. {_first_sentence(documented)}".rstrip()
+        block, field = _fields(model, here[:-1]).get(str(here[-1]), (model, ""))
+        return f"is missing. {_first_sentence(documentation(block).get(field, ''))}".rstrip()
     if kind == "extra_forbidden":
         return _unknown(str(here[-1]), model, here[:-1])
     if kind == "value_error":
@@ -110,14 +110,14 @@ def _followed(value: Any, parts: list[str]) -> Place:
     return made
 
 
-def _fields(model: type[BaseModel], path: Place) -> dict[str, FieldInfo]:
-    """The fields that a block at this path may have, by the name that a recipe writes; over all union branches."""
+def _fields(model: type[BaseModel], path: Place) -> dict[str, tuple[type[BaseModel], str]]:
+    """What a recipe may write in a block at this path: the (block, field) of each name, over all union branches."""
     models = [model]
     for part in path:
         inner = [m.model_fields[part].annotation for m in models if part in m.model_fields]
         if inner:
             models = [made for annotation in inner for made in _models(annotation)]
-    return {f.alias or name: f for m in models for name, f in m.model_fields.items()}
+    return {f.alias or name: (m, name) for m in models for name, f in m.model_fields.items()}
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
@@ -126,6 +126,5 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     return [made for inner in get_args(annotation) for made in _models(inner)]
 
 
-def _first_sentence(field: FieldInfo | None) -> str:
-    text = " ".join((field.description or "").split()) if field else ""
-    return re.split(r"(?<=\.)\s", text)[0]
+def _first_sentence(text: str) -> str:
+    return re.split(r"(?<=\.)\s", " ".join(text.split()))[0]

@@ -7,6 +7,7 @@ recipe add theirs with `load_plugin`, until `forget_plugins` at the next recipe.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import inspect
@@ -14,7 +15,7 @@ import linecache
 import sys
 import traceback
 from collections.abc import Iterator
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Generic, TypeVar
@@ -25,6 +26,12 @@ from align.stage import Stage
 T = TypeVar("T")
 _registries: list[Registry] = []
 _loading: list[Path] = []
+
+
+@functools.cache
+def installed() -> EntryPoints:
+    """What installed packages add to any group, read once: each package has a file of it."""
+    return entry_points()
 
 
 class Registry(Generic[T]):
@@ -38,7 +45,7 @@ class Registry(Generic[T]):
 
     def names(self) -> list[str]:
         """All names, sorted; imports nothing."""
-        return sorted({*self.builtin, *self.code, *self.plugins, *entry_points(group=self.group).names})
+        return sorted({*self.builtin, *self.code, *self.plugins, *installed().select(group=self.group).names})
 
     def __contains__(self, name: str) -> bool:
         return name in self.names()
@@ -50,7 +57,7 @@ class Registry(Generic[T]):
         if name in self.builtin:
             module, _, attribute = self.builtin[name].partition(":")
             return getattr(importlib.import_module(module), attribute)
-        for entry in entry_points(group=self.group, name=name):
+        for entry in installed().select(group=self.group, name=name):
             return entry.load()
         raise RecipeError(f"no {self.noun} is called {name!r}.{suggestion(name, self.names())}")
 

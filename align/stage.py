@@ -27,13 +27,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from pydantic_core import core_schema
 
+from align.config import Config, Data, Endpoint, Model
 from align.errors import DataError
 
 if TYPE_CHECKING:
-    from align.config import Data, Endpoint, Model
     from align.machine import Machine
     from align.store import Artifact, Store
 
@@ -113,10 +113,8 @@ class ReportRef(Reference):
     kinds = ("report",)
 
 
-class Stage(BaseModel, ABC):
+class Stage(Config, ABC):
     """One step of a recipe. Subclasses add fields and `run`; they are final."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     name: ClassVar[str]
     """What a recipe writes after `stage:`."""
@@ -218,8 +216,6 @@ class Context:
         return self._with_weights(name, self.forerunners[name] if ahead else self.inputs[name])
 
     def _with_weights(self, name: str, source: Artifact | Model | Endpoint | Data) -> Artifact | Model:
-        from align.config import Data, Endpoint
-
         if isinstance(source, (Data, Endpoint)):
             what = "a dataset" if isinstance(source, Data) else "a model behind a server"
             raise DataError(f"stages.{self.stage}: {name!r} is {what}; weights are needed here")

@@ -130,20 +130,35 @@ def test_planning_knows_no_torch(code: str) -> None:
     assert done.stdout.strip() == "[]", done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["plan", "good.yaml"], ["plan", "bad.yaml"], ["stages"], ["schema"]])
-def test_the_command_line_knows_no_torch_while_it_plans_and_refuses(arguments: list[str], tmp_path: Path) -> None:
+@pytest.fixture
+def recipes(tmp_path: Path) -> Path:
+    """A folder with a recipe that is right and one that is not."""
     data = "data: {demos: {path: toy}}\nmodels: {base: {path: someone/model}}\n"
     (tmp_path / "good.yaml").write_text(data + "stages: {sft: {stage: sft, policy: $base, data: $demos}}")
     (tmp_path / "bad.yaml").write_text(data + "stages: {sft: {stage: sft, policy: $demos, data: $demos, epoch: 1}}")
+    return tmp_path
+
+
+def after(arguments: list[str], asked: str, folder: Path) -> str:
+    """The value of an expression once `align` has answered; `code` is its exit code."""
     code = (
         "import sys\nfrom align.cli import main\n"
         f"sys.argv = ['align', *{arguments!r}]\ncode = 0\n"
-        "try: main()\nexcept SystemExit as error: code = error.code\n"
-        "print(code or 0, sorted({'torch', 'transformers', 'datasets'} & set(sys.modules)))"
+        "try: main()\nexcept SystemExit as error: code = error.code or 0\n"
+        f"from align.config import documentation\nfrom align.registry import installed\nprint({asked})"
     )
     env = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=tmp_path, check=False
-    )
-    expected = "2 []" if "bad.yaml" in arguments else "0 []"
-    assert done.stdout.splitlines()[-1] == expected, done.stdout + done.stderr
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=folder, check=True)
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["plan", "good.yaml"], ["plan", "bad.yaml"], ["stages"], ["schema"]])
+def test_the_command_line_knows_no_torch_while_it_plans_and_refuses(arguments: list[str], recipes: Path) -> None:
+    slow = HEAVY | {"numpy", "pandas", "matplotlib", "huggingface_hub.hf_api"}
+    code = 2 if "bad.yaml" in arguments else 0
+    assert after(arguments, f"code, sorted({slow!r} & set(sys.modules))", recipes) == f"{code} []"
+
+
+def test_a_plan_reads_no_docstrings_but_those_of_its_options_and_the_installed_packages_once(recipes: Path) -> None:
+    counted = "documentation.cache_info().misses, installed.cache_info().misses"
+    assert after(["plan", "good.yaml"], counted, recipes) == "1 1"

@@ -558,6 +558,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.append(repo)
         raise ConnectionError("no network")
 
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(HfApi, "repo_info", repo_info)
     return asked
 
@@ -592,6 +593,7 @@ def test_what_the_hub_says_it_does_not_have_is_refused_with_its_line(monkeypatch
     def repo_info(self: HfApi, repo: str, **options: object) -> None:
         raise errors.RepositoryNotFoundError("404", response=SimpleNamespace(headers={}, request=None))
 
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(HfApi, "repo_info", repo_info)
     assert refused(HUB)[0].startswith("r.yaml:4: models.base.path: the hub has no model 'someone/model'")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from align import registry
+from align.config import documentation
 from align.errors import RecipeError
 from align.registry import STAGES, Registry
 
@@ -69,8 +70,8 @@ def test_a_name_is_given_once() -> None:
 
 
 def test_installed_packages_add_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    installed = EntryPoints([EntryPoint("violet", "colorsys:rgb_to_hls", "align.tests.colours")])
-    monkeypatch.setattr(registry, "entry_points", lambda **wanted: installed.select(**wanted))
+    violet = EntryPoint("violet", "colorsys:rgb_to_hls", "align.tests.colours")
+    monkeypatch.setattr(registry, "installed", lambda: EntryPoints([violet]))
     colours = Registry("colour", "align.tests.colours", {"red": "x:y"})
     assert colours.names() == ["red", "violet"]
     assert colours["violet"](1.0, 1.0, 1.0) == (0.0, 1.0, 0.0)
@@ -79,7 +80,7 @@ def test_installed_packages_add_names(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_plugin_file_adds_its_stages_until_they_are_forgotten(plugin: Path) -> None:
     registry.load_plugin(plugin)
     assert registry.stage("nothing")().words == 20
-    assert registry.stage("nothing").model_fields["words"].description == "Words to keep."
+    assert documentation(registry.stage("nothing")) == {"words": "Words to keep."}
     assert "nothing" in STAGES.names()
     registry.forget_plugins()
     assert "nothing" not in STAGES

@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from align.config import Endpoint, Model
+from align.config import Endpoint, Model, documentation
 from align.errors import RecipeError, StoreError
 from align.machine import Machine, machine
 from align.store import Artifact, Store
@@ -55,7 +55,7 @@ def _option(name: str) -> inspect.Parameter:
     field = Machine.model_fields[name]
     many = name == "track"
     kind = list[str] if many else bool if field.annotation is bool else int if int in _kinds(field.annotation) else str
-    first = (field.description or "").split(". ")[0].split("; ")[0].replace("\n", " ").rstrip(".") + "."
+    first = documentation(Machine)[name].split(". ")[0].split("; ")[0].replace("\n", " ").rstrip(".") + "."
     option = typer.Option(
         f"--{name.replace('_', '-')}", help=first, rich_help_panel="Machine (or ALIGN_* variables)", show_default=False
     )

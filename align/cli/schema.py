@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import models_json_schema
 
 from align import registry
+from align.config import documentation
 from align.recipe.load import Header
 from align.recipe.loops import Group
 from align.stage import Reference
@@ -35,6 +36,7 @@ class Entry:
 
 def entries(block: type[BaseModel], prefix: str = "") -> Iterator[Entry]:
     """Every field of a stage or block, and of the blocks within it."""
+    documented = documentation(block)
     for name, field in block.model_fields.items():
         path, inner = prefix + (field.alias or name), _block(field)
         yield Entry(
@@ -42,7 +44,7 @@ def entries(block: type[BaseModel], prefix: str = "") -> Iterator[Entry]:
             spelled(field.annotation),
             field.is_required(),
             _default(field),
-            (field.description or "").replace("\n", " "),
+            documented.get(name, "").replace("\n", " "),
             _has_reference(field.annotation),
         )
         if inner:

@@ -110,14 +110,16 @@ class Hub:
     def _commit(self, repo: str, revision: str, kind: Literal["model", "dataset"]) -> str | None:
         if COMMIT.fullmatch(revision):
             return revision
-        from huggingface_hub import HfApi, constants, errors
+        from huggingface_hub import constants
 
         folder = f"{kind}s--{repo.replace('/', '--')}"
         cached = Path(constants.HF_HUB_CACHE) / folder / "refs" / revision
         if cached.is_file():
             return cached.read_text("utf-8").strip()
-        if self.silent:
+        if self.silent or constants.HF_HUB_OFFLINE:
             return None
+        from huggingface_hub import HfApi, errors  # with an HTTP client, which takes as long as a plan
+
         try:
             return HfApi().repo_info(repo, revision=revision, repo_type=kind, timeout=HUB_SECONDS).sha
         except errors.RevisionNotFoundError:
