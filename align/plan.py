@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from align.errors import RecipeError, suggestion
+from align.plugins import files_of
 from align.recipe import Key, Recipe
 from align.recipe.keys import blocks
 from align.recipe.loops import Decision, Find
-from align.registry import file_of
 from align.rewards.base import REWARDS, RewardSpec
 from align.stage import Kind, Stage
 from align.store import Artifact, Store
@@ -37,6 +37,8 @@ class Step:
     artifact: Artifact | None = None
     fresh: bool = False
     """Whether it is made from the start, though its artifact or what a killed run left of it is there."""
+    outdated: tuple[str, ...] = ()
+    """The stages outside the plan that were made from its artifact, which it replaces: later runs make them afresh."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,8 @@ def plan(
     steps: list[Step] = []
     for name in chosen:
         missing = [n for n in graph.needs(name) if n not in chosen and store.find(graph.keys[n].value) is None]
-        left = [n for n in _outdated(graph, store, chosen, name) if name in afresh]
-        step = _step(graph, name, store, last.get(name), afresh.get(name), missing, left)
+        outdated = tuple(_outdated(graph, store, chosen, name)) if name in afresh else ()
+        step = _step(graph, name, store, last.get(name), afresh.get(name), missing, outdated)
         steps.append(replace(step, key=before[name].value) if step.state == "pending" else step)
     return replace(graph, steps=tuple(steps))
 
@@ -125,7 +127,7 @@ def _graph(recipe: Recipe, store: Store, find: Find) -> Plan:
 def code_of(stage: Stage) -> str:
     """Hash of the files that define a stage and the rules that it scores by; empty where there are none."""
     rules = [REWARDS[b.rule].function for b in blocks(stage) if isinstance(b, RewardSpec) and b.rule in REWARDS.names()]
-    files = dict.fromkeys(file for thing in (type(stage), *rules) if (file := file_of(thing)))
+    files = dict.fromkeys(file for thing in (type(stage), *rules) for file in files_of(thing))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16] if files else ""
 
 
@@ -161,7 +163,7 @@ class _Afresh(NamedTuple):
 
 
 def _afresh(graph: Plan, store: Store, chosen: Iterable[str], fresh: tuple[str, ...]) -> dict[str, _Afresh]:
-    """The stages to make afresh: those asked for, those that a stopped run was asked for, and all made from these."""
+    """The stages to make afresh: those asked for, those that an earlier run left to be so, and all made from these."""
     asked, made = {graph.keys[name].value for name in fresh}, dict[str, _Afresh]()
     by_key: dict[str, str] = {}
     for name in chosen:
@@ -174,7 +176,7 @@ def _afresh(graph: Plan, store: Store, chosen: Iterable[str], fresh: tuple[str, 
         elif parents:
             made[name] = _Afresh(f"its input {parents[0]!r} is made afresh")
         elif store.superseded(key):
-            made[name] = _Afresh("was to be made afresh and is not finished; goes on", restart=False)
+            made[name] = _Afresh("is to be made afresh since an earlier run", restart=False)
         else:
             continue
         by_key.setdefault(key, name)
@@ -209,7 +211,7 @@ def _needs(recipe: Recipe, stage: str, meaning: Callable[[str], str] = str) -> l
 
 def _step(
     graph: Plan, name: str, store: Store, last: dict[str, Any] | None, afresh: _Afresh | None,
-    missing: list[str], left: list[str],
+    missing: list[str], outdated: tuple[str, ...],
 ) -> Step:  # fmt: skip
     stage, key, stopped = graph.recipe.stages[name], graph.keys[name], graph.stopped(name)
     found = None if afresh else store.find(key.value)
@@ -217,9 +219,9 @@ def _step(
     warning = ""
     if found and found.manifest.get("code") != code_of(stage):
         warning = f"its code changed under the same version {stage.version}: raise `version`, or use --fresh {name}"
-    if left:
-        names = ", ".join(map(repr, left))
-        warning = f"it is made afresh, but not what was made from it: {names}. Use --fresh {left[0]} afterwards"
+    if outdated:
+        names = ", ".join(map(repr, outdated))
+        warning = f"it is made afresh, which outdates {names}: the next run that asks for them makes them afresh, too"
     if stopped:
         state, why, found = "skipped", stopped, None
     elif found:
@@ -233,7 +235,7 @@ def _step(
     else:
         state, why = "run", afresh.why if afresh else _why(store, key, last, changed)
     restart = afresh is not None and afresh.restart
-    return Step(name, stage.name, stage.makes, key.value, state, why, changed, warning, found, restart)
+    return Step(name, stage.name, stage.makes, key.value, state, why, changed, warning, found, restart, outdated)
 
 
 def _why(store: Store, key: Key, last: dict[str, Any] | None, changed: tuple[str, ...]) -> str:

@@ -2,22 +2,18 @@
 
 A `Registry` knows its built-ins as `name -> "module:attribute"` and imports one only when it is asked for, so that
 listing names is free. Installed packages add entries under an entry point group of the same name; `plugins:` of a
-recipe add theirs with `load_plugin`, until `forget_plugins` at the next recipe.
+recipe add theirs (`align.plugins`), until the next recipe.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import hashlib
 import importlib
-import inspect
-import linecache
 import sys
-import traceback
 from collections.abc import Iterator
 from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
-from types import ModuleType
 from typing import Generic, TypeVar
 
 from align.errors import RecipeError, suggestion
@@ -25,7 +21,7 @@ from align.stage import Stage
 
 T = TypeVar("T")
 _registries: list[Registry] = []
-_loading: list[Path] = []
+_loading = False
 
 
 @functools.cache
@@ -102,60 +98,27 @@ def stages() -> dict[str, type[Stage]]:
     return {name: stage(name) for name in STAGES.names()}
 
 
-def forget_plugins() -> None:
-    """Takes back every name that a plugin file has added."""
+@contextlib.contextmanager
+def loading_plugin() -> Iterator[None]:
+    """What is added meanwhile is taken back by `forget`."""
+    global _loading
+    _loading = True
+    try:
+        yield
+    finally:
+        _loading = False
+
+
+def forget() -> None:
+    """Takes back every name that a plugin has added."""
     for registry in _registries:
         registry.plugins.clear()
-
-
-def load_plugin(file: Path) -> ModuleType:
-    """Runs a Python file and registers the stages that it defines; `@reward` and its like register themselves.
-
-    The source is always read anew and leaves no `__pycache__` beside the recipe. Raises RecipeError with the line
-    that failed.
-    """
-    file = file.resolve()
-    module = ModuleType(f"align_plugin_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}")
-    module.__file__ = str(file)
-    sys.modules[module.__name__] = module
-    linecache.checkcache(str(file))
-    _loading.append(file)
-    try:
-        exec(compile(file.read_text("utf-8"), str(file), "exec"), module.__dict__)
-        for made in _stages_of(module):
-            STAGES.add(made.name, made)
-    except FileNotFoundError:
-        raise RecipeError(f"there is no file {file}") from None
-    except RecipeError as error:
-        raise RecipeError(f"{file.name}: {error}") from None
-    except Exception as error:
-        raise RecipeError(f"{file.name}{_line_of(error, file)}: {type(error).__name__}: {error}") from error
-    finally:
-        _loading.pop()
-    return module
 
 
 def file_of(thing: object) -> Path | None:
     """The file that defines a class or function."""
     file = getattr(sys.modules.get(thing.__module__), "__file__", None)
     return Path(file) if file and Path(file).is_file() else None
-
-
-def _stages_of(module: ModuleType) -> Iterator[type[Stage]]:
-    for thing in vars(module).values():
-        own = isinstance(thing, type) and issubclass(thing, Stage) and thing.__module__ == module.__name__
-        if own and not inspect.isabstract(thing):
-            lacking = [name for name in ("name", "makes") if not hasattr(thing, name)]
-            if lacking:
-                raise RecipeError(f"stage class {thing.__name__} needs a class variable {lacking[0]!r}")
-            yield thing
-
-
-def _line_of(error: Exception, file: Path) -> str:
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
-    if isinstance(error, SyntaxError) and error.filename == str(file):
-        lines.append(error.lineno)
-    return f":{lines[-1]}" if lines else ""
 
 
 def bundled(folder: str) -> Path:

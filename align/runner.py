@@ -179,8 +179,9 @@ class _Run:
 
     def run(self) -> None:
         for step in self.plan.to_run:
-            if step.fresh:
-                self.store.supersede(step.key)  # now, for the next run may be another: this one may be stopped before
+            afresh = ([step.key] if step.fresh else []) + [self.plan.keys[name].value for name in step.outdated]
+            for key in afresh:
+                self.store.supersede(key)  # now, for the next run may be another: this one may be stopped before
         for name in [step.stage for step in self.plan.to_run]:
             step = next(step for step in self.plan.steps if step.stage == name)
             lost = next((n for n in self.plan.needs(name) if self.outcome.states.get(n) in ("failed", "skipped")), None)

@@ -12,6 +12,7 @@ from align import registry
 from align.config import Data
 from align.data import formats, load, read_file
 from align.machine import Machine
+from align.plugins import forget_plugins, load_plugin
 from align.records import Demonstration, Message, Prompt
 from align.rewards.base import REWARDS
 from align.stage import Context
@@ -29,12 +30,12 @@ ROW = {"dialogue": "A: Lunch? B: Yes.", "summary": "They agree on lunch."}
 def plugins(tmp_path, monkeypatch):
     """All of them, loaded, and forgotten afterwards."""
     monkeypatch.setattr(formats, "FORMATS", dict(formats.FORMATS))
-    registry.forget_plugins()
+    forget_plugins()
     for name, code in SHOWN.items():
         (tmp_path / name).write_text(code)
-        registry.load_plugin(tmp_path / name)
+        load_plugin(tmp_path / name)
     yield
-    registry.forget_plugins()
+    forget_plugins()
 
 
 def test_the_guide_shows_a_stage_a_reward_and_a_format():

@@ -14,8 +14,9 @@ import torch
 
 from align.errors import CheckError
 from align.evals.registry import MetricSpec
+from align.plugins import forget_plugins, load_plugin
 from align.records import Message, Prompt, Sample
-from align.registry import STAGES, forget_plugins, load_plugin
+from align.registry import STAGES
 from align.rewards.base import REWARDS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 KERNEL = (
     "stage", "store", "disk", "records", "config", "machine", "registry",
-    "errors", "source", "problems", "constitution",
+    "plugins", "errors", "source", "problems", "constitution",
 )  # fmt: skip
 LAYERS = [
     KERNEL,

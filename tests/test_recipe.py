@@ -465,15 +465,16 @@ def test_a_file_counts_by_content_even_where_it_is_the_default() -> None:
     assert differ(before, values(recipe(text))) == {"reward", "replies"}
 
 
-def test_the_plugin_file_of_a_rule_or_format_is_in_the_keys_of_what_uses_it(tmp_path: Path) -> None:
+def test_the_files_of_a_plugin_are_in_the_keys_of_what_uses_its_rule_or_format(tmp_path: Path) -> None:
     plugin, file = tmp_path / "mine.py", tmp_path / "r.yaml"
     code = """
 from align.data.formats import row_format
 from align.records import Text
 from align.rewards.base import RewardField, reward
 from align.stage import Stage
+from mark import MARK
 @reward("loud")
-def loud(prompt, reply): return float(reply.count("!"))
+def loud(prompt, reply): return float(reply.count(MARK))
 @row_format("odd", needs=("odd",), makes=Text, example={"odd": "x"})
 def odd(row, options): yield Text(row["odd"])
 class Score(Stage):
@@ -483,6 +484,7 @@ class Score(Stage):
     def run(self, ctx): return {}
 """
     (tmp_path / "rows.jsonl").write_text('{"odd": "x"}')
+    (tmp_path / "mark.py").write_text("MARK = '!'\n")
     file.write_text(
         "plugins: [mine.py]\ndata: {guessed: {path: rows.jsonl}, odd: {path: rows.jsonl, format: odd},"
         " text: {path: rows.jsonl, format: text}, toys: {path: toy}}\n"
@@ -491,7 +493,10 @@ class Score(Stage):
     plugin.write_text(code)
     keys = values(load(file))
     plugin.write_text(code + "# more\n")
-    assert differ(keys, values(load(file))) == {"guessed", "odd", "mine"}
+    more = values(load(file))
+    assert differ(keys, more) == {"guessed", "odd", "mine"}
+    (tmp_path / "mark.py").write_text("MARK = '?'\n")
+    assert differ(more, values(load(file))) == {"guessed", "odd", "mine"}
 
 
 def test_where_files_lie_is_in_no_key() -> None:

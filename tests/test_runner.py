@@ -292,8 +292,18 @@ def test_what_was_made_from_a_fresh_stage_is_made_afresh(toy: Toy) -> None:
     ]
     assert steps[2].state == "cached"
     alone = plan(toy.recipe(), toy.store, only="a", fresh=["a"]).steps[0]
-    assert alone.warning.endswith("not what was made from it: 'b'. Use --fresh b afterwards")
+    assert alone.warning.startswith("it is made afresh, which outdates 'b'")
     assert toy.run("c.steps=3", fresh=["c"]).states == {"a": "finished", "b": "finished", "c": "cached"}  # a is c
+
+
+def test_what_was_made_from_a_fresh_stage_is_made_afresh_by_a_later_run_too(toy: Toy) -> None:
+    before = toy.run().artifacts["b"].manifest["files"]
+    assert toy.run(until="a", fresh=["a"]).states == {"a": "finished"}
+    assert toy.store.get("toy/b").manifest["files"] == before
+    assert [s.state for s in plan(toy.recipe(), toy.store).steps] == ["cached", "run", "cached"]
+    assert toy.run().states == {"a": "cached", "b": "finished", "c": "cached"}
+    assert toy.run().states == {"a": "cached", "b": "cached", "c": "cached"}
+    assert toy.trace == [*ALL, *ALL[:7]]
 
 
 def test_an_artifact_stays_until_its_successor_is_there(toy: Toy, monkeypatch) -> None:
@@ -302,7 +312,7 @@ def test_an_artifact_stays_until_its_successor_is_there(toy: Toy, monkeypatch) -
     assert toy.run(until="b", fresh=["a"]).states == {"a": "failed", "b": "skipped"}
     assert toy.store.get("toy/a").manifest["files"] == before
     first, second = plan(toy.recipe(), toy.store, until="b").steps
-    assert first.why == "was to be made afresh and is not finished; goes on"
+    assert first.why == "is to be made afresh since an earlier run"
     assert second.why == "its input 'a' is made afresh"
     assert toy.run(until="b").states == {"a": "finished", "b": "finished"}
     assert toy.trace == ALL[:7] * 2

@@ -104,6 +104,8 @@ def _talk(desk: Chat, annotator: str, console: Console) -> None:
             console.print(Text(str(error), style="yellow"))
         except KeyboardInterrupt:
             console.print("\nstopped; Ctrl-C once more ends", style="dim")
+        except Exception as error:  # of a library or the machine: the conversation so far must not be lost for it
+            console.print(Text(f"{type(error).__name__}: {error}; nothing was kept of this line", style="red"))
 
 
 def _act(desk: Chat, annotator: str, item: Item | None, line: str) -> None:

@@ -3,8 +3,8 @@
 A stage's key is made of its registered name and version, the fields that differ from their defaults, the seed, and
 the keys of its inputs; so its name in the recipe, the order of keys in YAML, comments, and new fields at their default
 change nothing. What comes from outside counts by content: local files by hash, hub names by commit. A field of type
-`Path` is a file beside the recipe and counts by content, too. So does the plugin file of a reward or a row format,
-wherever one is used; stages, those of plugins too, have their version for that.
+`Path` is a file beside the recipe and counts by content, too. So does the plugin file of a reward or a row format, with
+what it imports from beside it, wherever one is used; stages, those of plugins too, have their version for that.
 
 The name of a stage must therefore not decide its result; only a report shows the names of what it reports on, and has
 them in its key.
@@ -24,6 +24,7 @@ from pydantic.fields import FieldInfo
 
 from align.config import Data, Endpoint, Model
 from align.data.formats import FORMATS
+from align.plugins import files_of
 from align.recipe import outside
 from align.registry import file_of
 from align.rewards.base import REWARDS, RewardSpec
@@ -129,7 +130,8 @@ class _Canonical:
             for name, (info, value) in fields.items()
             if name not in leave_out and _counts(info, value)
         }
-        code = {file: self.hash_of(file) for thing in _code(block) if (file := file_of(thing)) in self.plugins and file}
+        plugins = [thing for thing in _code(block) if file_of(thing) in self.plugins]
+        code = {file: self.hash_of(file) for thing in plugins for file in files_of(thing)}
         return said | {"plugin code": sorted(code.values())} if code else said
 
     def value(self, value: Any) -> Any:

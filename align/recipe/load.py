@@ -11,11 +11,12 @@ from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError
 
 from align.config import Config, Data, Endpoint, Model
 from align.errors import AlignError, Problem, RecipeError, suggestion
+from align.plugins import forget_plugins, load_plugin
 from align.problems import a, problems
 from align.recipe import keys, lookup, outside
 from align.recipe.groups import NAME, SAME, Draft, Kinds, is_group, no_name, right_parts
 from align.recipe.loops import Find, Group, Loop, unrolled
-from align.registry import STAGES, forget_plugins, load_plugin
+from align.registry import STAGES
 from align.source import Place, Source, place_of, read
 from align.stage import Reference, Stage
 

@@ -6,8 +6,8 @@ import pytest
 
 from align.errors import RecipeError
 from align.evals.brittleness import TRANSFORMATIONS, transformed
+from align.plugins import forget_plugins, load_plugin
 from align.records import Message, Prompt, prompt_id
-from align.registry import forget_plugins, load_plugin
 
 
 def prompt(*turns):

@@ -7,8 +7,8 @@ import pytest
 from pydantic import TypeAdapter
 
 from align.errors import AlignError, RecipeError
+from align.plugins import forget_plugins, load_plugin
 from align.records import Message, Prompt
-from align.registry import forget_plugins, load_plugin
 from align.rewards.base import REWARDS, RewardField, RewardSpec, direction, load, names, rehearse
 from align.stage import RewardRef
 

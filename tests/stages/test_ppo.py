@@ -13,8 +13,8 @@ from align.config import Lora, Model
 from align.errors import CheckError, ContractError, Interrupted, TrainingError
 from align.models import policy as policies
 from align.models.heads import load_reward
+from align.plugins import forget_plugins, load_plugin
 from align.records import Message, messages
-from align.registry import forget_plugins, load_plugin
 from align.stages.ppo import PPO
 from align.store import Artifact
 from align.train import online_setup, rollout
