@@ -11,6 +11,7 @@ lock of the key is the worker's own, so until its last instruction no other run 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import json
 import os
@@ -302,7 +303,10 @@ def _join_ranks(machine: Machine) -> None:
 
 
 def _clear_memory() -> None:
+    """Gives back what a stage held, so that the next one, or another process, has it."""
     gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # the allocator of GNU keeps what is freed below anything alive
+        ctypes.CDLL(None).malloc_trim(0)
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()

@@ -21,7 +21,8 @@ from align.worker import Input, Job, _open_lines
 
 STAGES = '''
 """Stages that show what a worker does around them."""
-import os, random, subprocess, sys, time
+import gc, os, random, subprocess, sys, time
+from typing import ClassVar
 
 from align.stage import Context, RecordsRef, Stage
 
@@ -88,6 +89,31 @@ class Slip(Stage):
 
     def run(self, ctx: Context) -> dict[str, float]:
         return {}
+
+
+class Hoard(Stage):
+    """Leaves 200 MB in pieces that only the garbage collector finds, and something alive on top of them."""
+
+    name = "hoard"
+    makes = "records"
+    kept: ClassVar[list[object]] = []
+
+    def run(self, ctx: Context) -> dict[str, float]:
+        pieces = [bytearray(50_000) for _ in range(4000)]
+        pieces.append(pieces)
+        self.kept.append(bytearray(100_000))
+        return {}
+
+
+class Weigh(Stage):
+    """Tells what memory the process holds, in bytes, and how many objects it has stopped to look through."""
+
+    name = "weigh"
+    makes = "records"
+
+    def run(self, ctx: Context) -> dict[str, float]:
+        resident = int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return {"bytes": resident, "frozen": gc.get_freeze_count()}
 
 
 class Draw(Stage):
@@ -200,6 +226,18 @@ def test_inputs_there_are_and_inputs_to_come(talk: Talk) -> None:
     assert (checked["figures"], checked["pending"]) == ({"seen": "rows.jsonl", "key": "dk"}, None)
     talk.send("ask", "check", fields=fields, inputs={"d": {"key": "to-come"}})
     assert talk.hear("stage_checked")["pending"] == "d"
+
+
+def test_what_checks_import_is_looked_through_once_and_memory_is_given_back(talk: Talk) -> None:
+    talk.send("weigh", key="first")
+    before = talk.hear("stage_finished")["metrics"]
+    talk.send("weigh", "check")
+    talk.send("hoard")
+    talk.send("weigh", key="second")
+    talk.hear("stage_finished")
+    after = talk.hear("stage_finished")["metrics"]
+    assert before["frozen"] == 0 and after["frozen"] > 10_000
+    assert after["bytes"] - before["bytes"] < 20e6
 
 
 @pytest.mark.slow

@@ -1,0 +1,71 @@
+"""A store, filled, and killed between any two of its lines."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import align.disk
+import align.store
+from align.store import Artifact, Store
+
+KEY = "ab" * 16
+WATCHED = (align.store.__file__, align.disk.__file__, shutil.__file__)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def no_sync(monkeypatch) -> None:
+    """A killed process loses nothing that it wrote; only a machine without power does."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+def fill(store: Store, key: str = KEY) -> None:
+    out = store.workspace(key) / "out"
+    (out / "model").mkdir()
+    (out / "model" / "weights").write_bytes(b"\1" * 3000)
+    (out / "records.jsonl").write_text("{}\n")
+
+
+def make(store: Store, key: str = KEY, stage: str = "sft", **inputs: str) -> Artifact:
+    fill(store, key)
+    taken = {path: {"name": path, "key": value} for path, value in inputs.items()}
+    return store.commit(key, "policy", {"loss": 0.5}, {"stage": stage, "inputs": taken})
+
+
+def killed_after(lines: int, act: Callable[[], object]) -> bool:
+    """Forks, acts in the child, and kills it before its line number `lines` in the code that touches files.
+
+    False if it came to its end.
+    """
+    child = os.fork()
+    if child == 0:
+        left = lines
+
+        def trace(frame, event, argument):
+            nonlocal left
+            if frame.f_code.co_filename not in WATCHED:
+                return None
+            if event == "line":
+                left -= 1
+                if left < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return trace
+
+        sys.settrace(trace)
+        try:
+            act()
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status)
