@@ -27,7 +27,7 @@ _loading = False
 @functools.cache
 def installed() -> EntryPoints:
     """What installed packages add to any group, read once: each package has a file of it."""
-    return entry_points()
+    return entry_points()  # type: ignore[return-value] - Python 3.11's own class selects just as well
 
 
 class Registry(Generic[T]):

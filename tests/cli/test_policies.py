@@ -163,7 +163,7 @@ def test_chat_with_two_keeps_votes_and_goes_on_with_the_better_reply(tiny, tmp_p
 
 
 def test_chat_with_one_approves_and_corrects(tiny, tmp_path, monkeypatch):
-    lines = iter(["/u", "\udcff", "the cat", "/1", "the dog", "/w ran off"])  # \udcff: a byte that is no UTF-8
+    lines = iter(["/u", "the cat", "/1", "the dog", "/w ran off", "\udcff"])  # the last: a byte that is no UTF-8
 
     def typed(*_):
         for line in lines:
@@ -173,7 +173,7 @@ def test_chat_with_one_approves_and_corrects(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("builtins.input", typed)
     chatted = tiny("chat", "tiny/sft", "--system", "the mat", "--max-new-tokens", "8")
     assert "there is nothing to undo" in chatted.out
-    assert "nothing was kept of this line" in chatted.out
+    assert "nothing was kept of this line" in " ".join(chatted.out.split())
     kept = (tmp_path / "annotations" / "chat-tiny-sft" / "demonstrations.jsonl").read_text().splitlines()
     turns = json.loads(kept[-1])["messages"]
     assert [turn["content"] for turn in turns[:2]] == ["the mat", "the cat"]
