@@ -7,9 +7,10 @@ gradient of both factors of every product, twice the forward pass; one that is r
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise, takewhile
+from typing import Any, ClassVar
 
 BACKWARD = 2
 """Operations of a backward pass beside those of the forward pass."""
@@ -35,6 +36,31 @@ class Lengths:
         """(query, key) pairs of causal attention: each token sees itself and what comes before it."""
         own = sum(n * (n + 1) // 2 for n in (self.prompt, *self.replies))
         return own + self.prompt * sum(self.replies)
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Prompts after which a few answers are compared; what prompts begin with alike is read once.
+
+    No projection counts: of the vocabulary the answers' own rows are enough, once a question.
+    """
+
+    tokens: int
+    pairs: int
+    scored: ClassVar[int] = 0
+
+    @classmethod
+    def of(cls, prompts: Iterable[Sequence[int]]) -> Questions:
+        """The tokens of a tree of prompts, and the (query, key) pairs of each token with all that leads to it."""
+        tokens = pairs = 0
+        for before, prompt in pairwise([(), *sorted(map(tuple, prompts))]):
+            known = sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(before, prompt, strict=False)))
+            tokens += len(prompt) - known
+            pairs += (len(prompt) * (len(prompt) + 1) - known * (known + 1)) // 2
+        return cls(tokens, pairs)
+
+
+Row = Lengths | Questions
 
 
 @dataclass(frozen=True)
@@ -66,7 +92,7 @@ class Shape:
             vocabulary=config.vocab_size,
         )
 
-    def forward(self, row: Lengths, project: bool = True) -> int:
+    def forward(self, row: Row, project: bool = True) -> int:
         """Operations of reading a prompt and its replies; with `project`, of the log-probs of all reply tokens too.
 
         It is also what writing the replies takes, where the prompt is read once and every token once.
@@ -76,7 +102,7 @@ class Shape:
         return linear + attention + (2 * self.hidden * self.vocabulary * row.scored if project else 0)
 
 
-def useful(task: str, shape: Shape, rows: Iterable[Lengths], epochs: int = 1, critic: bool = True) -> int:
+def useful(task: str, shape: Shape, rows: Iterable[Row], epochs: int = 1, critic: bool = True) -> int:
     """Operations that a task needs for these rows; `ppo` in three parts: rollout, scoring, update.
 
     epochs: of PPO's updates on its replies. critic: whether PPO has one of its own, as large as the policy; without,
@@ -92,14 +118,14 @@ def useful(task: str, shape: Shape, rows: Iterable[Lengths], epochs: int = 1, cr
             return (1 + BACKWARD) * read
         case "dpo":
             return (1 + BACKWARD) * scored + scored  # the reference once
-        case "ppo.rollout" | "sample":
+        case "ppo.rollout" | "sample" | "critique_revise":
             return scored
         case "ppo.scoring":
             return scored + read + critic * read  # reference, reward model, values
         case "ppo.update":
             return epochs * (1 + BACKWARD) * (scored + critic * read)
-        case "compare":
-            return read  # one reward model
+        case "compare" | "ai_feedback":
+            return read  # by one reward model, or by the judge
     raise ValueError(f"no such task: {task}")
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from align.bench.arithmetic import Lengths, Shape, useful
 from align.bench.clock import Clock
+from align.bench.timed import TimedGenerator
 from align.config import Data, Model, Optim
-from align.generate.base import Completion, Generator
 from align.models.heads import load_reward
 from align.records import Messages
 from align.stage import Context
@@ -24,24 +24,6 @@ from align.train.rollout import Player, Turn
 
 EPOCHS, NEW_TOKENS, PROMPTS = 4, 64, 16
 """Passes over a step's replies, tokens of a reply, prompts of a step."""
-
-
-class _TimedGenerator:
-    """Another generator, with a clock around its writing."""
-
-    def __init__(self, generator: Generator, clock: Clock):
-        self.generator, self.clock = generator, clock
-        self.lengths: list[Lengths] = []
-
-    def generate(self, prompts: Sequence[Messages], *given: Any) -> list[Completion]:
-        with self.clock.running():
-            made = self.generator.generate(prompts, *given)
-        chat = self.generator.policy.chat  # type: ignore[attr-defined]
-        self.lengths += [Lengths(len(chat.prompt(prompts[c.prompt])), (len(c.ids),)) for c in made]
-        return made
-
-    def choose(self, *given: Any) -> Any:
-        return self.generator.choose(*given)
 
 
 @dataclass(frozen=True)
@@ -84,7 +66,7 @@ def reinforce(
     """Trains, timed; the rows that came of it, and (seconds, useful operations) of each part."""
     player, prompts, _ = setting(ctx, stage, stage.value)
     writing, playing = Clock(clock.device), Clock(clock.device)
-    generator = _TimedGenerator(player.generator, writing)
+    generator = TimedGenerator(player.generator, writing)
     own: dict[str, Any] = {f.name: getattr(player, f.name) for f in fields(Player)} | {"generator": generator}
     timed = _TimedPlayer(**own, clock=playing)
     learner = learner_of(ctx, stage, player, {"critic": None, "critic_head": None})
@@ -92,7 +74,7 @@ def reinforce(
     loop = Loop(ctx, stage, learner, timed, credit, stage._objective, prompts, held_out=())
     with clock.running():
         loop.run()
-    rows = generator.lengths
+    rows = [Lengths(len(generator.prompt(prompt)), (len(answer.ids),)) for prompt, answer in generator.written]
     seconds = {
         "ppo.rollout": writing.seconds,
         "ppo.scoring": playing.seconds - writing.seconds,

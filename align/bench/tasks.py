@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,14 @@ from typing import Any
 import torch
 
 from align.bench import arithmetic, reinforcement, trl, workload
-from align.bench.arithmetic import Lengths, Shape
+from align.bench.arithmetic import Lengths, Row, Shape
 from align.bench.clock import Clock, breakdown, matrix_rate, name_of, peak_bytes
+from align.bench.constitutional import ROOM, judge, principles, revise
+from align.bench.workload import words
 from align.config import Model, Optim, Sampling
+from align.constitution import Principle
 from align.data.tree import Tree
+from align.generate.base import Generator
 from align.generate.load import generator_of
 from align.machine import Machine
 from align.models.heads import Reward, load_reward
@@ -89,9 +93,7 @@ class Reading:
         return self.usual / (self.seconds * self.rate) if self.usual else None
 
 
-
 TRAINING = ("pretrain", "sft", "reward_model", "dpo")
-TASKS = (*TRAINING, "ppo", "sample", "compare")
 WARM = 16
 """Rows of a first, untimed turn, which pays for what torch does once."""
 
@@ -167,13 +169,17 @@ class Bench:
             machine=self.order.machine, work=place / "work", out=place / "out", emit=emit,
         )  # fmt: skip
 
-    def work(self, trees: Sequence[Tree]) -> list[Lengths]:
+    def work(self, trees: Sequence[Tree]) -> Sequence[Row]:
         """The task, timed; the rows that came of it."""
         if self.order.rival:
             return self.rival(trees, self.order.rival)
         if self.order.task in TRAINING:
             return self.train(trees)
-        return {"ppo": self.reinforce, "sample": self.sample, "compare": self.score}[self.order.task](trees)
+        ways = {
+            "ppo": self.reinforce, "critique_revise": self.revise, "ai_feedback": self.judge, "sample": self.sample,
+            "compare": self.score,
+        }  # fmt: skip
+        return ways[self.order.task](trees)
 
     def reinforce(self, trees: Sequence[Tree]) -> list[Lengths]:
         """PPO on the prompts, 64 tokens a reply."""
@@ -218,16 +224,29 @@ class Bench:
             session.train(module, objective)
         return workload.lengths_of(trees)
 
+    def revise(self, trees: Sequence[Tree]) -> Sequence[Row]:
+        """A critique of a reply to every prompt, and a revision, of at most 64 tokens each."""
+        asked = self._prompts(trees, lambda tree: ROOM)
+        prompts = [Prompt(tree.id, prompt) for tree, prompt in zip(trees, asked, strict=True)]
+        rows, self.phases = revise(self._writer(keep=True), prompts, *self._asking())
+        return rows
+
+    def judge(self, trees: Sequence[Tree]) -> Sequence[Row]:
+        """Which of two replies is better, by four principles and in both orders."""
+        asked = self._prompts(trees, lambda tree: ROOM + sum(len(reply.ids) for reply in tree.replies))
+        said = [[words(reply.ids) for reply in tree.replies] for tree in trees]
+        pairs = [(prompt, first, second) for prompt, (first, second) in zip(asked, said, strict=True)]
+        rows, self.phases = judge(self._writer(ends=False), pairs, *self._asking())
+        return rows
+
     def sample(self, trees: Sequence[Tree]) -> list[Lengths]:
-        """Two replies to every prompt, which end by chance after some forty tokens, at most after 64."""
-        policy, vocabulary = load_policy(self.source, device=str(self.device)), self.sizes["vocab_size"]
-        stops = tuple(range(vocabulary - vocabulary // 40, vocabulary))  # random weights choose any token alike
-        policy = replace(policy, contract=policy.contract.model_copy(update={"stop": stops}))
-        generator = generator_of(policy, self.order.machine)
+        """Two replies to every prompt, of at most 64 tokens."""
+        generator = self._writer()
         with self.clock.running():
             made = generator.generate(self._prompts(trees), Sampling(n=2, max_new_tokens=64), self.order.seed)
         replies = [tuple(len(c.ids) for c in made[i : i + 2]) for i in range(0, len(made), 2)]
-        return [Lengths(len(policy.chat.prompt(p)), n) for p, n in zip(self._prompts(trees), replies, strict=True)]
+        asked = [generator.policy.chat.prompt(prompt) for prompt in self._prompts(trees)]  # type: ignore[attr-defined]
+        return [Lengths(len(prompt), n) for prompt, n in zip(asked, replies, strict=True)]
 
     def score(self, trees: Sequence[Tree]) -> list[Lengths]:
         """Scores of all replies by a reward model, which reads them as text."""
@@ -235,13 +254,26 @@ class Bench:
         scorer = TrainedReward(reward, "bench", token_budget(self.order.machine, self.device), print)
         asked = [Prompt(tree.id, prompt) for tree, prompt in zip(trees, self._prompts(trees), strict=True)]
         prompts = [prompt for prompt in asked for _ in range(2)]
-        replies = [_words(reply.ids) for tree in trees for reply in tree.replies]
+        replies = [words(reply.ids) for tree in trees for reply in tree.replies]
         with self.clock.running():
             scorer(prompts, replies)
         return workload.lengths_of(trees)
 
-    def _prompts(self, trees: Sequence[Tree]) -> list[Messages]:
-        return [(Message("user", _words(tree.prompt)),) for tree in trees]
+    def _prompts(self, trees: Sequence[Tree], leave: Callable[[Tree], int] = lambda tree: 0) -> list[Messages]:
+        """The trees' prompts as conversations. leave: tokens of the context for what follows."""
+        room = [self.sizes["max_position_embeddings"] - leave(tree) for tree in trees]
+        return [(Message("user", words(tree.prompt[:n])),) for tree, n in zip(trees, room, strict=True)]
+
+    def _writer(self, ends: bool = True, keep: bool = False) -> Generator:
+        """The policy as a generator. ends: its replies end by chance, after some forty tokens."""
+        policy, vocabulary = load_policy(self.source, device=str(self.device)), self.sizes["vocab_size"]
+        if ends:
+            stops = tuple(range(vocabulary - vocabulary // 40, vocabulary))  # random weights choose any token alike
+            policy = replace(policy, contract=policy.contract.model_copy(update={"stop": stops}))
+        return generator_of(policy, self.order.machine, keep)
+
+    def _asking(self) -> tuple[list[Principle], Shape, Clock, int]:
+        return principles(self.sizes["vocab_size"], self.order.seed), self.shape, self.clock, self.order.seed
 
 
 def _before_shuffling(trees: Sequence[Tree], seed: int) -> list[Tree]:
@@ -249,7 +281,3 @@ def _before_shuffling(trees: Sequence[Tree], seed: int) -> list[Tree]:
     size = OPTIM.batch_size
     order = [row for step in range(len(trees) // size) for row in rows_of(step, len(trees), size, seed)]
     return [tree for _, tree in sorted(zip(order, trees, strict=True), key=lambda pair: pair[0])]
-
-
-def _words(ids: Iterable[int]) -> str:
-    return " ".join(f"w{i}" for i in ids)

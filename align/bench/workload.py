@@ -6,7 +6,7 @@ the way from one tokenizer into another. Speed depends on lengths, not on what i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ import numpy as np
 
 from align.bench.arithmetic import Lengths
 from align.config import Data
+from align.constitution import LETTERS
 from align.data import load
 from align.data.convert import convert
 from align.data.tree import Reply, Tree
@@ -100,14 +101,20 @@ def lengths_of(trees: Sequence[Tree]) -> list[Lengths]:
     return [Lengths(len(tree.prompt), tuple(len(reply.ids) for reply in tree.replies)) for tree in trees]
 
 
+def words(ids: Iterable[int]) -> str:
+    """The text of these tokens. The first two that are not special are A and B, the answers to a judge's question."""
+    letters = {4 + i: letter for i, letter in enumerate(LETTERS)}
+    return " ".join(letters.get(i, f"w{i}") for i in map(int, ids))
+
+
 def tokenizer(vocabulary: int) -> Any:
-    """A word a token: `w17` is id 17. Ids 0 to 3 are bos, eos, pad and unknown."""
+    """A word a token, as `words` spells them. Ids 0 to 3 are bos, eos, pad and unknown."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     special = ("<s>", "</s>", "<pad>", "<unk>")
-    words = {word: i for i, word in enumerate(special)} | {f"w{i}": i for i in range(len(special), vocabulary)}
-    made = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    known = [*special, *words(range(len(special), vocabulary)).split()]
+    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(known)}, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
     return PreTrainedTokenizerFast(
         tokenizer_object=made, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"

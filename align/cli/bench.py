@@ -15,7 +15,9 @@ from align.cli.options import with_machine
 from align.errors import RecipeError, suggestion
 from align.machine import Machine
 
-TASKS = ("pretrain", "sft", "reward_model", "dpo", "ppo", "sample", "compare")
+TASKS = (
+    "pretrain", "sft", "reward_model", "dpo", "ppo", "critique_revise", "ai_feedback", "sample", "compare",
+)  # fmt: skip
 
 
 @with_machine

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from align.bench.arithmetic import Lengths, Shape, useful, usual
+from align.bench.arithmetic import Lengths, Questions, Shape, useful, usual
 
 TINY = Shape(linear=100, layers=2, attention=8, hidden=4, vocabulary=50)
 
@@ -13,6 +13,17 @@ def test_attention_sees_what_comes_before_and_its_own_reply():
     # Prompt of 2: 1 + 2. Replies of 3 and 1 see the prompt and themselves: 2*3 + (1+2+3), 2*1 + 1.
     assert Lengths(2, (3, 1)).pairs == 3 + 12 + 3
     assert Lengths(0, (4,)).pairs == 10
+
+
+def test_what_questions_begin_with_alike_is_read_once():
+    # A tree: 1 2 3, from there 4 and 5 6; and 7. Its seven tokens see 1, 2, 3, 4, 4, 5 and 1 of those up to them.
+    assert Questions.of([[1, 2, 3, 4], [7], [1, 2, 3, 5, 6], [1, 2, 3, 4]]) == Questions(tokens=7, pairs=20)
+    assert Questions.of([[1, 2], [1, 2, 3]]) == Questions(tokens=3, pairs=6)
+    assert TINY.forward(Questions(7, 20)) == 2 * 100 * 7 + 2 * 2 * 2 * 8 * 20
+
+
+def test_a_conversation_costs_the_same_whoever_says_what():
+    assert Lengths(5, (3,)).pairs == Questions.of([range(8)]).pairs == 36
 
 
 def test_operations_of_a_tree_by_hand():
@@ -26,6 +37,7 @@ def test_operations_of_a_tree_by_hand():
     ("task", "passes", "reads"),
     [
         ("sft", 3, 0), ("pretrain", 3, 0), ("reward_model", 0, 3), ("dpo", 4, 0), ("sample", 1, 0), ("compare", 0, 1),
+        ("critique_revise", 1, 0), ("ai_feedback", 0, 1),
         ("ppo.rollout", 1, 0), ("ppo.scoring", 1, 2), ("ppo.update", 12, 12),
     ],
 )  # fmt: skip

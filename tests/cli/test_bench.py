@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from align.bench import workload
 from align.cli.bench import command
+from tests.bench.test_tasks import NARROW
 
 
 @pytest.mark.parametrize(
@@ -24,7 +26,8 @@ def test_what_it_does_not_know_is_refused(align, arguments, said):
     assert said in ran.err
 
 
-def test_figures_are_saved_and_make_a_table(align, tmp_path):
+def test_figures_are_saved_and_make_a_table(align, tmp_path, monkeypatch):
+    monkeypatch.setitem(workload.SHAPES, "tiny", NARROW)
     file = tmp_path / "bench.json"
     ran = align(
         "bench", "sft", "--rows", "32", "--data", "short", "--repetitions", "1", "--device", "cpu",

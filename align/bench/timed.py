@@ -1,0 +1,37 @@
+"""A generator with a clock around it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from align.bench.clock import Clock
+from align.generate.base import Completion, Generator
+from align.records import Messages
+
+
+class TimedGenerator:
+    """Another generator, whose writing and choosing is timed and kept, to be counted when the clocks have stopped."""
+
+    def __init__(self, generator: Generator, clock: Clock):
+        self.generator, self.clock = generator, clock
+        self.written: list[tuple[Messages, Completion]] = []
+        """Every prompt, as often as it was answered, and the answer."""
+        self.asked: list[Messages] = []
+        """The questions that were answered by a choice."""
+
+    def prompt(self, messages: Messages) -> list[int]:
+        """The ids of a prompt, as the policy reads it."""
+        return self.generator.policy.chat.prompt(messages)  # type: ignore[attr-defined]
+
+    def generate(self, prompts: Sequence[Messages], *given: Any) -> list[Completion]:
+        with self.clock.running():
+            made = self.generator.generate(prompts, *given)
+        self.written += [(prompts[completion.prompt], completion) for completion in made]
+        return made
+
+    def choose(self, questions: Sequence[Messages], *given: Any) -> Any:
+        with self.clock.running():
+            found = self.generator.choose(questions, *given)
+        self.asked += questions
+        return found
