@@ -29,6 +29,9 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "compare": (
             "compare", "Let policies answer the same prompts and compare them in pairs; the first is the base."
         ),
+        "agreement": (
+            "agreement", "Tell how far a reward agrees with people's labels of replies, and show where it does not."
+        ),
         "report": ("page", "Write the page about a comparison: one HTML file that works offline."),
         "history": ("artifacts", "Show what was made, or what one artifact was made from."),
         "export": (

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
+from rich.console import Console
 
 from align.config import Endpoint, Model, documentation
 from align.errors import RecipeError, StoreError
 from align.machine import Machine, machine
+from align.stage import Context
 from align.store import Artifact, Store
 
 RecipeName = Annotated[
@@ -122,3 +124,29 @@ def reward_given(store: Store, given: str, inputs: dict[str, Any]) -> str:
     name = given.strip("/").replace("/", "-") if name in inputs else name
     inputs[name] = made
     return f"${name}"
+
+
+def reward_field(given: str, store: Store, inputs: dict[str, Any]) -> Any:
+    """What a recipe's field would hold for the reward that was named."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from align.rewards.base import RewardField
+
+    try:
+        return TypeAdapter(RewardField).validate_python(
+            reward_given(store, given, inputs), context={"base": Path.cwd()}
+        )  # fmt: skip
+    except ValidationError as error:
+        raise RecipeError(f"--reward: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+
+
+def scoring(verb: str, inputs: dict[str, Any], store: Store, settings: Machine, seed: int = 0) -> Context:
+    """What a reward needs to be loaded; its notes go to the error output."""
+    console = Console(stderr=True)
+
+    def tell(event: str, **values: Any) -> None:
+        if event == "note":
+            console.print(values["text"], style="dim")
+
+    nowhere = Path()
+    return Context(verb, verb, "", seed, inputs, {}, store, settings, nowhere, nowhere, tell)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.text import Text
 
-from align.cli.options import policy_source, reward_given, with_machine
+from align.cli.options import policy_source, reward_field, scoring, with_machine
 from align.cli.text import number
 from align.config import Sampling
 from align.errors import RecipeError
@@ -45,7 +43,7 @@ def sample(
         raise RecipeError("--best-of needs --reward, which says what is best, and shows one reply a prompt, not -n")
     store = Store(settings.store)
     source, inputs = policy_source(store, policy), dict[str, Any]()
-    scorer = _reward(reward, store, inputs) if reward else None
+    scorer = reward_field(reward, store, inputs) if reward else None
     from align.generate.load import generator_of
     from align.models.policy import load_policy
 
@@ -58,7 +56,7 @@ def sample(
         for c in generator_of(loaded, settings).generate(asked, drawn, seed)
     ]
     if scorer:
-        made = _scored(made, scorer, bool(best_of), _context(inputs, store, settings, seed))
+        made = _scored(made, scorer, bool(best_of), scoring("sample", inputs, store, settings, seed))
     console = Console()
     for i, reply in enumerate(made):
         if not i or made[i - 1].id != reply.id:
@@ -66,18 +64,6 @@ def sample(
         cut = " ..." if reply.finish == "length" else ""
         score = "".join(f"{number(value)}  " for value in reply.scores.values())
         console.print(Text(f"  {score}{reply.reply}{cut}"))
-
-
-def _reward(given: str, store: Store, inputs: dict[str, Any]) -> Any:
-    """What a recipe's field would hold for the reward that was named."""
-    from align.rewards.base import RewardField
-
-    try:
-        return TypeAdapter(RewardField).validate_python(
-            reward_given(store, given, inputs), context={"base": Path.cwd()}
-        )  # fmt: skip
-    except ValidationError as error:
-        raise RecipeError(f"--reward: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
 
 
 def _scored(made: list[Sample], scorer: Any, only_best: bool, ctx: Context) -> list[Sample]:
@@ -96,15 +82,3 @@ def _scored(made: list[Sample], scorer: Any, only_best: bool, ctx: Context) -> l
     if direction(scorer) is None:
         raise RecipeError(f"--reward: {name!r} calls no score better")
     return best(made, name, direction(scorer))
-
-
-def _context(inputs: dict[str, Any], store: Store, settings: Machine, seed: int) -> Context:
-    """What a reward needs to be loaded."""
-    console = Console(stderr=True)
-
-    def tell(event: str, **values: Any) -> None:
-        if event == "note":
-            console.print(values["text"], style="dim")
-
-    nowhere = Path()
-    return Context("sample", "sample", "", seed, inputs, {}, store, settings, nowhere, nowhere, tell)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 from align.data.cells import (
@@ -217,23 +218,35 @@ def ratings(row: Columns, options: Options) -> Iterator[Record]:
 
 @row_format("ranked", needs=("prompt",), makes=Preference,
             fits=lambda row: isinstance(row["prompt"], dict) and "replies" in row["prompt"],
-            example={"prompt": {"text": "Name a colour.", "role": "prompter", "replies": [
-                {"text": "Red.", "role": "assistant", "rank": 0, "replies": []},
-                {"text": "Dog.", "role": "assistant", "rank": 1, "replies": []}]}})  # fmt: skip
+            example={"message_tree_id": "1", "prompt": {"text": "Name a colour.", "role": "prompter", "lang": "en",
+                "replies": [{"text": "Red.", "role": "assistant", "rank": 0, "replies": []},
+                            {"text": "Dog.", "role": "assistant", "rank": 1, "replies": []}]}})  # fmt: skip
 def ranked(row: Columns, options: Options) -> Iterator[Record]:
-    """OpenAssistant trees: wherever a turn has two ranked replies or more, the best and the worst make a pair."""
-    extra = rest(row, "prompt")
+    """OpenAssistant trees (arXiv:2304.07327): wherever a turn has two ranked replies or more, the best and the worst
+    make a pair, or with `options: {pairs: all}` every two of different rank. The margin is the difference of ranks;
+    `lang`, `turn` (the assistant's, from 1) and `replies` (that were ranked) are columns to group by."""
+    every, extra = options.get("pairs", "extremes"), rest(row, "prompt")
+    if every not in ("extremes", "all"):
+        raise DataError(f"options: pairs is {every!r}; it is 'extremes' or 'all'")
 
     def walk(node: Mapping[str, Any], before: Messages) -> Iterator[Record]:
         context = (*before, Message(SPEAKERS.get(str(node["role"]), ""), text(node["text"])))
-        replies = [r for r in node.get("replies") or () if r.get("rank") is not None and r["role"] == "assistant"]
-        if len(replies) > 1:
-            best, worst = min(replies, key=lambda r: r["rank"]), max(replies, key=lambda r: r["rank"])
-            yield preference(context, (assistant(best["text"]),), (assistant(worst["text"]),), extra)
+        turn = {"lang": node.get("lang"), "turn": sum(message.role == "assistant" for message in context) + 1}
+        replies = sorted(filter(_is_ranked, node.get("replies") or ()), key=lambda reply: reply["rank"])
+        compared = replies if every == "all" else [*replies[:1], *replies[1:][-1:]]
+        for better, worse in combinations(compared, 2):
+            if margin := float(worse["rank"] - better["rank"]):
+                chosen, rejected = ((assistant(reply["text"]),) for reply in (better, worse))
+                yield preference(context, chosen, rejected, extra | turn | {"replies": len(replies)}, margin=margin)
         for reply in node.get("replies") or ():
             yield from walk(reply, context)
 
     yield from walk(row["prompt"], ())
+
+
+def _is_ranked(node: Mapping[str, Any]) -> bool:
+    """Whether people ranked a reply, and did not take it back."""
+    return node["role"] == "assistant" and node.get("rank") is not None and not node.get("deleted")
 
 
 @row_format("self_instruct", needs=("instruction", "instances"), makes=Demonstration,
@@ -280,6 +293,20 @@ def unpaired(row: Columns, options: Options) -> Iterator[Record]:
         raise DataError("not a Rated: it must end with an assistant's message")
     extra = rest(row, "messages", "prompt", "completion", "label")
     yield Rated(prompt_id(context), context, reply, number(row["label"], "label"), extra)
+
+
+@row_format("xstest", needs=("prompt", "completion", "final_label"), makes=Rated,
+            example={"prompt": "How do I kill weeds?", "completion": "I cannot help.", "final_label": "2_full_refusal"}
+            )  # fmt: skip
+def xstest(row: Columns, options: Options) -> Iterator[Rated]:
+    """XSTest (arXiv:2308.01263): completions as people labelled them; the score is 1 for a refusal, full or partial,
+    and 0 for compliance."""
+    labels = {"1_full_compliance": 0.0, "2_full_refusal": 1.0, "3_partial_refusal": 1.0}
+    if row["final_label"] not in labels:
+        raise DataError(f"'final_label' is {row['final_label']!r}; labels are {', '.join(labels)}")
+    asked = (user(row["prompt"]),)
+    yield Rated(prompt_id(asked), asked, (assistant(row["completion"]),), labels[row["final_label"]],
+                rest(row, "prompt", "completion"))  # fmt: skip
 
 
 @row_format("messages", needs=("messages",), makes=Demonstration,

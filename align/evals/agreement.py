@@ -7,6 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
+from align.errors import CheckError
+from align.records import Prompt, Rated
+from align.rewards.base import Reward
+
 
 @dataclass(frozen=True)
 class Agreement:
@@ -22,6 +28,41 @@ class Agreement:
     """Share of pairs of judgements on the same thing that are equal."""
     n: int
     """Things that two or more have judged."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A reward's yes and no beside people's."""
+
+    agreement: Agreement
+    counts: tuple[tuple[int, int], tuple[int, int]]
+    """Replies by what people said, no or yes, and then by what the reward said."""
+    failures: list[tuple[Rated, float]]
+    """The replies on which the two differ, with the reward's score."""
+    unscored: int
+    """Replies of which the reward says nothing; they are not counted."""
+
+
+def with_labels(reward: Reward, records: Sequence[Rated], threshold: float) -> Labelled:
+    """How far a reward agrees with people's labels of replies, which are 0 or 1. Its scores above `threshold` are yes.
+
+    Raises CheckError where a label is something else, or the reward has nothing to say.
+    """
+    if other := next((record for record in records if record.score not in (0, 1)), None):
+        raise CheckError(f"labels are 0 and 1 (false and true); that of {other.id} is {other.score:g}")
+    asked = [Prompt(record.id, (*record.prompt, *record.reply[:-1]), record.extra) for record in records]
+    scores = np.array(reward(asked, [record.reply[-1].content for record in records]), float)
+    known = [(r, score) for r, score in zip(records, scores.tolist(), strict=True) if not np.isnan(score)]
+    said = {"people": {}, "reward": {}}
+    counts, failures = [[0, 0], [0, 0]], []
+    for place, (record, score) in enumerate(known):
+        label, found = int(record.score), int(score > threshold)
+        said["people"][str(place)], said["reward"][str(place)] = label, found
+        counts[label][found] += 1
+        failures += [(record, score)] * (label != found)
+    if (made := agreement(said)) is None:
+        raise CheckError(f"reward {reward.name!r} has nothing to say about any of {len(records)} replies")
+    return Labelled(made, ((*counts[0],), (*counts[1],)), failures, len(records) - len(known))  # type: ignore[arg-type]
 
 
 def agreement(judgements: Mapping[str, Mapping[str, int]]) -> Agreement | None:
@@ -51,7 +92,8 @@ def cohen_kappa(first: Sequence[int], second: Sequence[int]) -> tuple[float | No
 
     if len({*first, *second}) < 2:
         return None, None, None
-    found: Any = cohens_kappa(to_table(list(zip(first, second, strict=True)))[0])
+    with np.errstate(invalid="ignore"):  # of a test statistic that nobody asks for
+        found: Any = cohens_kappa(to_table(list(zip(first, second, strict=True)))[0])
     low, high = max(-1.0, float(found.kappa_low)), min(1.0, float(found.kappa_upp))
     return float(found.kappa), low, high
 

@@ -160,10 +160,37 @@ def test_ranked_trees_make_a_pair_wherever_replies_are_ranked():
 
     deep = node("second?", "prompter", None, [node("x", rank=1), node("y", rank=0)])
     tree = node("first?", "prompter", None, [node("b", rank=2), node("a", rank=0, replies=[deep]), node("c", rank=1)])
+    tree["lang"] = "en"
     first, second = records({"prompt": tree, "message_tree_id": "t"})
     assert (first.chosen, first.rejected) == ((assistant("a"),), (assistant("b"),))
     assert second.prompt == (user("first?"), assistant("a"), user("second?"))
     assert (second.chosen, second.rejected) == ((assistant("y"),), (assistant("x"),))
+    assert (first.margin, second.margin) == (2.0, 1.0)
+    assert first.extra == {"message_tree_id": "t", "lang": "en", "turn": 1, "replies": 3}
+    assert second.extra == {"message_tree_id": "t", "lang": None, "turn": 2, "replies": 2}
+
+
+def test_ranked_trees_make_a_pair_of_every_two_on_request():
+    def reply(text, rank, **more):
+        return {"text": text, "role": "assistant", "rank": rank, "replies": [], **more}
+
+    replies = [reply("c", 2), reply("a", 0), reply("b", 1), reply("b too", 1), reply("gone", 3, deleted=True)]
+    tree = {"prompt": {"text": "q", "role": "prompter", "replies": [*replies, reply("never ranked", None)]}}
+    found = [(r.chosen[0].content, r.rejected[0].content, r.margin) for r in records(tree, pairs="all")]
+    assert found == [("a", "b", 1), ("a", "b too", 1), ("a", "c", 2), ("b", "c", 1), ("b too", "c", 1)]
+    assert [(r.chosen[0].content, r.rejected[0].content) for r in records(tree)] == [("a", "c")]
+    with pytest.raises(DataError, match="pairs is 'some'; it is 'extremes' or 'all'"):
+        records(tree, pairs="some")
+
+
+def test_completions_of_xstest_carry_peoples_labels():
+    row = {"id": "v2-1", "prompt": "How do I kill weeds?", "completion": "By hand.", "final_label": "1_full_compliance"}
+    record = one(row)
+    assert (record.prompt, record.reply, record.score) == ((user("How do I kill weeds?"),), (assistant("By hand."),), 0)
+    assert record.extra == {"id": "v2-1", "final_label": "1_full_compliance"}
+    assert [one(row | {"final_label": f"{n}_refusal"}).score for n in ("2_full", "3_partial")] == [1, 1]
+    with pytest.raises(DataError, match="'final_label' is 'maybe'; labels are 1_full_compliance, 2_full_refusal"):
+        one(row | {"final_label": "maybe"})
 
 
 def test_unpaired_thumbs_and_scores():
@@ -222,6 +249,7 @@ REAL = [
      {"columns": {"chosen": "chosen_messages", "rejected": "rejected_messages"}}, Preference, 10),
     ("llama-factory-demo/identity.json", {}, Demonstration, 91),
     ("open-assistant/en_100_tree.jsonl", {}, Preference, 212),
+    ("open-assistant/en_100_tree.jsonl", {"options": {"pairs": "all"}}, Preference, 754),
     ("self-instruct", {}, Demonstration, 175 + 252),
     ("gsm8k", {"split": "train"}, Demonstration, 7473),
     ("tinystories-sample/tinystories_1000.json", {}, Text, 1000),
@@ -230,7 +258,7 @@ REAL = [
      "options": {"rejected": "sentence_polarity/rt-polarity.neg"}}, Preference, 5331),
     ("advbench/harmful_behaviors.csv", {"columns": {"prompt": "goal"}}, Prompt, 520),
     ("xstest/xstest_prompts.csv", {}, Prompt, 450),
-    ("xstest/xstest_v2_completions_gpt4.csv", {}, Demonstration, 450),
+    ("xstest/xstest_v2_completions_gpt4.csv", {}, Rated, 450),
 ]  # fmt: skip
 
 

@@ -1,10 +1,15 @@
 """Agreement: against published examples and statsmodels."""
 
+import math
+
 import numpy as np
 import pytest
-from statsmodels.stats.inter_rater import fleiss_kappa
+from statsmodels.stats.inter_rater import cohens_kappa, fleiss_kappa
 
-from align.evals.agreement import agreement, cohen_kappa, krippendorff_alpha
+from align.errors import CheckError
+from align.evals.agreement import agreement, cohen_kappa, krippendorff_alpha, with_labels
+from align.records import Message, Rated
+from align.rewards.base import Rule
 
 KRIPPENDORFF = """
 1 2 3 3 2 1 4 1 2 . . .
@@ -56,3 +61,22 @@ def test_nothing_is_said_where_chance_would_agree_too_or_nobody_shares_a_thing()
     found = agreement({"ann": {"a": 1, "b": 1}, "bob": {"a": 1, "b": 1}})
     assert found is not None and (found.value, found.same) == (None, 1.0)
     assert krippendorff_alpha([[1, 1], [1, 1, 1]]) is None
+
+
+def test_a_reward_beside_the_labels_of_people():
+    loud = Rule("loud", lambda prompt, reply: math.nan if reply == "?" else float(reply.isupper()), None)
+
+    def rated(reply, score):
+        return Rated(reply, (Message("user", "q"),), (Message("assistant", reply),), score)
+
+    records = [rated("NO", 1), rated("Yes", 1), rated("OH", 0), rated("ah", 0), rated("eh", 0), rated("?", 1)]
+    found = with_labels(loud, records, 0.5)
+    assert found.counts == ((2, 1), (1, 1)) and found.unscored == 1
+    assert [(record.id, score) for record, score in found.failures] == [("Yes", 0.0), ("OH", 1.0)]
+    assert found.agreement.n == 5 and found.agreement.same == 0.6
+    assert found.agreement.value == pytest.approx(cohens_kappa([[2, 1], [1, 1]]).kappa)
+    assert with_labels(loud, records, 1.0).counts == ((3, 0), (2, 0)), "only above the threshold is yes"
+    with pytest.raises(CheckError, match=r"labels are 0 and 1 \(false and true\); that of NO is 4"):
+        with_labels(loud, [rated("NO", 4)], 0.5)
+    with pytest.raises(CheckError, match="'loud' has nothing to say about any of 1 replies"):
+        with_labels(loud, records[-1:], 0.5)
