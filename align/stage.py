@@ -139,7 +139,8 @@ class Stage(Config, ABC):
         """Writes the artifact's files into `ctx.out` and returns its metrics."""
 
     def measures(self) -> frozenset[str] | None:
-        """The metrics that a report can have, for a gate that asks for one; None where only `run` knows."""
+        """The metrics that a report can have, or patterns of them such as `mmlu/*`, for a gate that asks for one; None
+        where only `run` knows."""
         return None
 
     def references(self) -> Iterator[tuple[str, Reference]]:

@@ -38,6 +38,7 @@ HEAVY = {
     "vllm",
     "scipy",
     "statsmodels",
+    "lm_eval",
 }
 DOORS = {
     "peft": {"models"},
@@ -48,6 +49,7 @@ DOORS = {
     "vllm": {"generate"},
     "scipy": {"evals"},
     "statsmodels": {"evals"},
+    "lm_eval": {"evals/harness/tasks", "evals/harness/examinee"},
     "matplotlib": {"evals/report/draw", "evals/report/charts", "evals/report/training"},
 }
 FILES = sorted((ROOT / "align").rglob("*.py"))

@@ -37,7 +37,9 @@ def compare(
             help="Artifacts, model folders, hub names, servers (http://HOST/v1#MODEL), files of ready answers.",
         ),
     ],
-    prompts: Annotated[str, typer.Option(help="What they answer: a file, a hub name, or an artifact of records.")],
+    prompts: Annotated[
+        str | None, typer.Option(help="What they answer: a file, a hub name, or an artifact of records.")
+    ] = None,
     reward: Annotated[list[str] | None, typer.Option(help="A rule, a card or a trained reward; repeatable.")] = None,
     judge: Annotated[
         list[str] | None, typer.Option(help="A model that says which of two replies is better; repeatable.")
@@ -46,10 +48,15 @@ def compare(
         str | None, typer.Option(help="What judges are asked, as a question.")
     ] = None,
     text: Annotated[str | None, typer.Option(help="Raw text whose likelihood is measured.")] = None,
+    benchmark: Annotated[
+        list[str] | None, typer.Option(help="A task of lm-evaluation-harness, or the YAML of your own; repeatable.")
+    ] = None,
     template: Annotated[
         str | None, typer.Option(help="Chat template of models that are no artifacts: plain, raw or a jinja file.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many prompts.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="At most so many prompts, and documents of a benchmark.")
+    ] = None,
     n: Annotated[int, typer.Option("-n", "--replies", min=1, help="Replies a prompt.")] = 1,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 1.0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Where a reply is cut off.")] = 256,
@@ -64,21 +71,24 @@ def compare(
     Ready answers are rows of `prompt` and `reply`, or records of `align sample`; each prompt finds its own.
 
     Example: align compare quickstart/sft quickstart/dpo --prompts tests.jsonl --reward length
+    Example: align compare base tuned --benchmark arc_easy --benchmark gsm8k --limit 200
     """
     store, names = Store(settings.store), _names(policies)
     inputs: dict[str, Any] = {n: _contestant(store, given, template) for n, given in zip(names, policies, strict=True)}
-    inputs[PROMPTS] = _dataset(store, prompts, limit)
+    if prompts:
+        inputs[PROMPTS] = _dataset(store, prompts, limit)
     if text:
         inputs[TEXT] = _dataset(store, text)
     rewards = [reward_given(store, given, inputs) for given in reward or ()]
     judges = [_judge(store, given, template, inputs) for given in judge or ()]
     fields = {
         "policies": [f"${name}" for name in names],
-        "prompts": f"${PROMPTS}",
+        "prompts": f"${PROMPTS}" if prompts else None,
         "rewards": rewards,
         "judges": [{"model": name} | ({"text": criterion} if criterion else {}) for name in judges],
         "sampling": {"n": n, "temperature": temperature, "max_new_tokens": max_new_tokens},
         "text": f"${TEXT}" if text else None,
+        "benchmarks": [{"task": task, "limit": limit} for task in benchmark or ()],
     }
     stage, inputs = _pinned((_stage(fields), inputs))
     console = Console()

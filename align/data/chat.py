@@ -83,8 +83,21 @@ class Chat:
             self._values |= {"bos_token": bos or "", "eos_token": tokenizer.convert_ids_to_tokens(self.stop[0])}
 
     def prompt(self, messages: Messages) -> list[int]:
-        """Ids of a prompt, up to where the assistant begins to speak."""
+        """Ids of a prompt, up to where the assistant begins to speak, or goes on where the last message is its own."""
+        if messages and messages[-1].role == "assistant":
+            return self.prompt(messages[:-1]) + self.begun(messages[:-1], messages[-1].content)
         return [i for ids in self.encode(self.prompt_pieces(messages)) for i in ids]
+
+    def begun(self, prompt: Messages, reply: str) -> list[int]:
+        """Ids that follow `prompt(prompt)`: the reply without what ends one."""
+        ids = self.reply(prompt, (Message("assistant", reply),))
+        while ids and ids[-1] in self.stop:
+            ids = ids[:-1]
+        return ids
+
+    def further(self, text: str, before: str) -> list[int]:
+        """Ids of a text as it goes on after another."""
+        return self.encode([Piece(text, None, before[-CONTEXT:])])[0]
 
     def reply(self, prompt: Messages, reply: Messages) -> list[int]:
         """Ids that follow `prompt(prompt)`: the reply with its stop id."""

@@ -135,8 +135,8 @@ class Subject:
         return Answers(samples, np.split(flat, np.cumsum([s.tokens for s in samples])[:-1]))
 
     def _sample(self, prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> Answers:
-        asked, tell = [p.prompt for p in prompts], self._progress(f"sampling {self.name}")
-        made = self._generator().generate(asked, sampling, seed, tell)
+        asked, tell = [p.prompt for p in prompts], self.progress(f"sampling {self.name}")
+        made = self.generator().generate(asked, sampling, seed, tell)
         samples = [
             Sample(
                 prompts[c.prompt].id, prompts[c.prompt].prompt, c.text, self.name, index=c.index, finish=c.finish,
@@ -146,7 +146,7 @@ class Subject:
         ]  # fmt: skip
         return Answers(samples, [np.array(c.ids, np.int32) for c in made] if self.weights else [])
 
-    def _generator(self) -> Generator:
+    def generator(self) -> Generator:
         from align.generate.load import generator_of, load_generator
 
         return generator_of(self.policy, self.ctx.machine) if self.weights else load_generator(self.ctx, self.reference)
@@ -157,7 +157,7 @@ class Subject:
         from align.train.batching import token_budget
         from align.train.measure import per_reply_of
 
-        tell, policy = self._progress(what), self.policy
+        tell, policy = self.progress(what), self.policy
         module = LanguageModel(policy.model).eval()
         sums = per_reply_of(
             lambda batch: per_reply(module(batch, temperature).logp.double(), batch.owner, len(batch.last)), trees,
@@ -167,7 +167,7 @@ class Subject:
         )  # fmt: skip
         return np.concatenate(sums)
 
-    def _progress(self, what: str) -> Progress:
+    def progress(self, what: str) -> Progress:
         """Tells people how far it is, and stops where a signal asked to."""
 
         def tell(done: int, total: int) -> None:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from align.config import Sampling
 from align.evals.brittleness import transformed
 from align.evals.compare import paired
 from align.evals.evaluate import Answers, Subject, scored
+from align.evals.examining import Examined, examined, unable
 from align.evals.fitting import Reader, fitting, has_weights
 from align.evals.metrics import descriptions, per_count, scores
 from align.evals.ready import Ready, is_ready
 from align.evals.registry import MetricSpec
 from align.evals.statistics import Measure
 from align.records import Prompt, Sample, Text
-from align.rewards.base import Reward
+from align.rewards.base import Better, Reward
 from align.stage import Context, Reference, seed_of
+
+if TYPE_CHECKING:
+    from align.evals.harness.tasks import Exam, Row
 
 ANSWERS = "answers"
 """The role of the seed that replies are drawn with."""
@@ -37,6 +41,10 @@ class Questions:
     """Names of transformations."""
     readers: Sequence[Reader] = ()
     """Those who must have room for a transformed prompt."""
+    exams: Sequence[Exam] = ()
+    """Benchmarks."""
+    max_too_long: float = 0.1
+    """The share of a benchmark's documents that may have no room."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,10 @@ class Panel:
     measures: dict[str, dict[str, Measure]] = field(default_factory=dict)
     tokenizers: dict[str, str] = field(default_factory=dict)
     brittleness: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    better: dict[str, Better] = field(default_factory=dict)
+    """Of metrics that bring their own side: those of benchmarks."""
+    documents: dict[str, list[Row]] = field(default_factory=dict)
+    """What became of the documents of benchmarks."""
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -60,10 +72,12 @@ def panel(ctx: Context, contestants: Sequence[Reference], base: Reference, asked
     for reference in contestants:
         subject = Ready(ctx, reference) if is_ready(ctx, reference) else Subject(ctx, reference)
         name = subject.name
-        answers = scored(subject.answers(asked.prompts, asked.sampling, seed_of(ctx.seed, ANSWERS)), asked.rewards)
-        made.answers[name], made.tokenizers[name] = answers, subject.tokenizer
-        made.measures[name] = measured(answers.samples, asked.rewards, asked.metrics)
-        made.notes.extend(f"{name}: {what}" for what in _unlike(subject, answers.samples, asked))
+        made.tokenizers[name], made.measures[name] = subject.tokenizer, {}
+        if asked.prompts:
+            answers = scored(subject.answers(asked.prompts, asked.sampling, seed_of(ctx.seed, ANSWERS)), asked.rewards)
+            made.answers[name] = answers
+            made.measures[name] = measured(answers.samples, asked.rewards, asked.metrics)
+            made.notes.extend(f"{name}: {what}" for what in _unlike(subject, answers.samples, asked))
         if asked.texts and isinstance(subject, Subject) and subject.weights:
             made.measures[name]["nll"] = subject.nll(asked.texts, asked.text_tokens)
         elif asked.texts:
@@ -72,9 +86,22 @@ def panel(ctx: Context, contestants: Sequence[Reference], base: Reference, asked
             made.brittleness[name] = brittleness(subject, asked, made.measures[name])
         elif asked.brittleness:
             made.notes.append(f"brittleness of {name} is not measured: its answers are to these prompts only")
+        for exam in asked.exams:
+            if why := unable(ctx, reference, exam):
+                made.notes.append(f"{exam.benchmark.name} of {name} is not measured: {why}")
+            elif isinstance(subject, Subject):
+                _add(made, name, examined(subject, exam, asked.max_too_long))
         subject.release()
-    add_kl(ctx, base, asked.sampling, made)
+    if made.answers:
+        add_kl(ctx, base, asked.sampling, made)
     return made
+
+
+def _add(made: Panel, name: str, found: Examined) -> None:
+    made.measures[name] |= found.measures
+    made.better.update(found.better)
+    made.documents.setdefault(name, []).extend(found.rows)
+    made.notes.extend(note for note in found.notes if note not in made.notes)
 
 
 def _unlike(subject: Subject | Ready, samples: Sequence[Sample], asked: Questions) -> list[str]:

@@ -16,7 +16,7 @@ from align.generate.base import Progress
 from align.losses.reduce import per_reply
 from align.models.logprobs import LanguageModel
 from align.models.preview import context_of
-from align.records import Message, Messages
+from align.records import Messages
 from align.train.measure import per_reply_of
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def choose(
         return np.zeros((0, len(options)))
     prompts = [policy.chat.prompt(question) for question in questions]
     # What stands right before an answer is the template's, and the same after all questions.
-    answers = [_answer(policy, questions[0], option) for option in options]
+    answers = [tuple(policy.chat.begun(questions[0], option)) for option in options]
     if len(set(answers)) < len(options):
         raise CheckError(f"options {', '.join(map(repr, options))} are not all different as tokens")
     told = (lambda done: progress(done, len(questions))) if progress else lambda done: None
@@ -83,10 +83,3 @@ def _shared(policy: Policy, prompts: list[list[int]], answers: Answers, max_toke
         told(done // len(answers))
     return sums.reshape(len(prompts), -1)
 
-
-def _answer(policy: Policy, question: Messages, option: str) -> tuple[int, ...]:
-    """The ids of an option as the reply, without what ends a reply."""
-    ids = policy.chat.reply(question, (Message("assistant", option),))
-    while ids and ids[-1] in policy.contract.stop:
-        ids = ids[:-1]
-    return tuple(ids)

@@ -174,11 +174,25 @@ class LanguageModel(nn.Module):
 
     def project(self, hidden: Tensor, batch: Batch, temperature: float = 1.0, entropy: bool = False) -> Scored:
         """Log-probs (and entropies) of the scored tokens, given the hidden states that predict them."""
+        projection = Projection.of(self.model, temperature)
+        return score(hidden, *self._head(), batch.target, projection, entropy)
+
+    @torch.no_grad()
+    def ranked(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(N,) log-probs of the scored tokens, and (N,) whether each is the likeliest in its place."""
+        (weight, bias), projection = self._head(), Projection.of(self.model)
+        hidden, rows, made = self.before(batch).to(weight.dtype), max(1, CHUNK // weight.shape[0]), []
+        for states, target in zip(hidden.split(rows), batch.target.split(rows), strict=True):
+            logits, _ = projection.logits(states, weight, bias)
+            made.append((_measured(logits, target, False)[1], logits.argmax(-1) == target))
+        logps, likeliest = zip(*made, strict=True)
+        return torch.cat(logps), torch.cat(likeliest)
+
+    def _head(self) -> tuple[Tensor, Tensor | None]:
         head = self.model.get_output_embeddings()
         if hasattr(head, "base_layer") or hasattr(head, "modules_to_save"):
             raise CheckError("an adapter on the output projection would be ignored: leave lm_head out of lora.targets")
-        projection = Projection.of(self.model, temperature)
-        return score(hidden, head.weight, getattr(head, "bias", None), batch.target, projection, entropy)
+        return head.weight, getattr(head, "bias", None)
 
 
 class RewardModel(nn.Module):

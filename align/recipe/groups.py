@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 from align.errors import suggestion
@@ -136,7 +137,7 @@ class Draft:
                 what = f"{name!r} must compare {both[1]} with {both[0]}, which it was made from, to be read by the gate"
                 self.source.add((*here, "report"), what)
         known = self.stages[name].measures()
-        if known is not None and limit.metric not in known:
+        if known is not None and not any(fnmatchcase(limit.metric, name) for name in known):
             what = f"{name!r} measures no {limit.metric!r}.{suggestion(limit.metric, known)}"
             self.source.add((*here, "metric"), what)
 

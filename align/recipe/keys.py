@@ -24,6 +24,7 @@ from pydantic.fields import FieldInfo
 
 from align.config import Data, Endpoint, Model
 from align.data.formats import FORMATS
+from align.evals.benchmarks import Benchmark
 from align.plugins import files_of
 from align.recipe import outside
 from align.registry import file_of
@@ -130,6 +131,8 @@ class _Canonical:
             for name, (info, value) in fields.items()
             if name not in leave_out and _counts(info, value)
         }
+        if isinstance(block, Benchmark) and block.local:
+            said["content"] = [self.hash_of(file) for file in block.files(self.base)]
         plugins = [thing for thing in _code(block) if file_of(thing) in self.plugins]
         code = {file: self.hash_of(file) for thing in plugins for file in files_of(thing)}
         return said | {"plugin code": sorted(code.values())} if code else said

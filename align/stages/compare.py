@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
@@ -12,6 +13,7 @@ from align.config import Sampling
 from align.data import read, write
 from align.data.fields import DataField
 from align.errors import CheckError, suggestion
+from align.evals.benchmarks import Benchmark
 from align.evals.brittleness import TransformationName
 from align.evals.judges import PairJudge
 from align.evals.registry import MetricSpec
@@ -39,7 +41,7 @@ class Compare(Stage):
     policies: tuple[ContestantRef, ...] = Field(min_length=1)
     """What is compared, each against every one before it: policies, endpoints, and records with ready answers to the
     same prompts."""
-    prompts: DataField
+    prompts: DataField | None = None
     """What they answer; keep it apart from all that they were trained on."""
     rewards: tuple[RewardField, ...] = ()
     """What scores the replies, each a `$reward`, a name or a block."""
@@ -56,6 +58,9 @@ class Compare(Stage):
     """Raw text whose negative log-likelihood is measured, in nats a token: what alignment costs in knowledge."""
     text_tokens: int = Field(512, gt=1)
     """Tokens of each text that are read, from its start."""
+    benchmarks: tuple[Benchmark, ...] = ()
+    """Tasks of lm-evaluation-harness, `[arc_easy, {task: gsm8k, limit: 200, few_shot: 5}]`, asked in each policy's own
+    template: what alignment costs in ability. Their metrics are `arc_easy/acc` and the like. Needs align[eval]."""
     worth: dict[str, PositiveFloat] = Field({})
     """Metric to the smallest difference that matters: verdicts say how many prompts would show it, or that policies
     differ by less. Not given, it is 0.05 for rates, else a fifth of the standard deviation between prompts."""
@@ -69,7 +74,7 @@ class Compare(Stage):
     """`own` lets policies with different chat templates be compared, each with its own."""
     max_too_long: float = Field(0.1, ge=0, le=1)
     """The share of prompts that may leave a policy or a reward model no room for a reply; they are left out for all
-    policies alike, and more is an error."""
+    policies alike, and more is an error. So it is with the documents of a benchmark."""
 
     @model_validator(mode="after")
     def _distinct_names(self) -> Compare:
@@ -85,8 +90,21 @@ class Compare(Stage):
                 raise ValueError(f"{field}: {name!r} is the name of another metric that is measured; give a `name:`")
             taken.append(name)
         for metric in self.worth:
-            if metric not in taken:
+            if metric not in taken and not any(fnmatchcase(metric, f"{b.name}/*") for b in self.benchmarks):
                 raise ValueError(f"worth: no metric is called {metric!r}.{suggestion(metric, taken)}")
+        return self
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> Compare:
+        names = [benchmark.name for benchmark in self.benchmarks]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"benchmarks: {twice[0]!r} is there twice; give one a `name:`")
+        if self.prompts is None:
+            about = ("rewards", "metrics", "judges", "best_of", "brittleness")
+            if idle := [name for name in about if getattr(self, name)]:
+                raise ValueError(f"{idle[0]}: nobody replies to anything; give `prompts`")
+            if self.text is None and not self.benchmarks:
+                raise ValueError("what are they compared by? Give `prompts`, `text` or `benchmarks`")
         return self
 
     @model_validator(mode="after")
@@ -100,22 +118,25 @@ class Compare(Stage):
 
     def measures(self) -> frozenset[str]:
         unread = () if self.text is not None else ("nll", "perplexity")
-        further = (metric.name for metric in self.metrics)
-        return frozenset({*MEASURED, *names(self.rewards), *further}.difference(unread))
+        further = [metric.name for metric in self.metrics] + [f"{benchmark.name}/*" for benchmark in self.benchmarks]
+        measured = MEASURED if self.prompts is not None else ("nll", "perplexity")
+        return frozenset({*measured, *names(self.rewards), *further}.difference(unread))
 
     def check(self, ctx: Context) -> dict[str, Any]:
         prompts = len(self._asked(ctx)[0])
-        if prompts < 2:
+        if prompts < 2 and self.prompts is not None:
             raise CheckError(f"a comparison needs at least 2 prompts, and hundreds to tell much; there is {prompts}")
         replies, pairs = prompts * self.sampling.n, len(self.policies) * (len(self.policies) - 1) // 2
-        figures = {"prompts": prompts, "replies": replies * len(self.policies)}
+        figures = {"prompts": prompts, "replies": replies * len(self.policies)} if prompts else {}
         figures |= {"judged": replies * pairs * len(self.judges)} if self.judges else {}
+        figures |= {"documents": self._documents(ctx)} if self.benchmarks else {}
         return figures | ({"texts": len(read(ctx, self.text, Text))} if self.text is not None else {})
 
     def run(self, ctx: Context) -> dict[str, float]:
         from align.evals.best_of import curve
         from align.evals.compare import comparison
         from align.evals.contests import contests
+        from align.evals.examining import keep
         from align.evals.judging import add_judge
         from align.evals.markdown import markdown
         from align.evals.measuring import panel
@@ -126,11 +147,13 @@ class Compare(Stage):
         asked = self._questions(ctx, prompts, rewards)
         base = self.base or self.policies[0]
         made = panel(ctx, self.policies, base, asked)
-        settings = self.sampling.model_dump() | {"seed": ctx.seed, "prompts": len(asked.prompts)}
-        settings |= {"templates": self.templates, "base": base.name}
+        settings = self.sampling.model_dump() | {"prompts": len(prompts)} if prompts else {}
+        settings |= {"seed": ctx.seed, "templates": self.templates, "base": base.name}
+        settings |= {f"benchmark {exam.benchmark.name}": exam.said for exam in asked.exams}
         better: dict[str, Better] = {"nll": "lower", "perplexity": "lower"}
         better.update(directions)
         better.update({metric.name: metric.better for metric in self.metrics})
+        better.update(made.better)
         seed = seed_of(ctx.seed, "bootstrap")
         found = comparison(made.measures, better, settings, seed, made.tokenizers, self.worth, left_out + made.notes)
         found |= contests(made.samples, directions, seed)
@@ -148,18 +171,34 @@ class Compare(Stage):
             ctx.note(sentence)
         for name, samples in made.samples.items():
             write(samples, ctx.out / "replies" / f"{name}.jsonl")
+        for name, rows in made.documents.items():
+            keep(rows, ctx.out / "benchmarks" / f"{name}.jsonl")
         (ctx.out / "comparison.json").write_text(json.dumps(found, indent=1) + "\n")
         (ctx.out / "comparison.md").write_text(markdown(found))
         return {f"{name}/{m}": v["value"] for name, values in found["policies"].items() for m, v in values.items()}
 
     def _questions(self, ctx: Context, prompts: Sequence[Prompt], rewards: Sequence[Reward]) -> Questions:
+        from align.evals.examining import exams
         from align.evals.measuring import Questions
 
         texts = read(ctx, self.text, Text) if self.text is not None else []
         return Questions(
             prompts, self.sampling, rewards, self.metrics, texts, self.text_tokens, self.brittleness,
-            self._readers(ctx),
+            self._readers(ctx), exams(self.benchmarks, ctx.base), self.max_too_long,
         )  # fmt: skip
+
+    def _documents(self, ctx: Context) -> int:
+        """How many documents of benchmarks are asked about in all. Raises CheckError if one is for nobody here."""
+        from align.evals.examining import exams, rehearsed, unable
+
+        asked = 0
+        for exam in exams(self.benchmarks, ctx.base):
+            counts = [rehearsed(ctx, policy, exam) for policy in self.policies]
+            if not any(counts):
+                why = unable(ctx, self.policies[0], exam)
+                raise CheckError(f"benchmark {exam.benchmark.name!r} is for nobody here: {self.policies[0]}: {why}")
+            asked += sum(counts)
+        return asked
 
     def _readers(self, ctx: Context) -> list[Reader]:
         """Everybody with weights who reads the prompts, the base and reward models among them."""
@@ -179,6 +218,9 @@ class Compare(Stage):
         from align.evals.fitting import fitting
         from align.evals.ready import Ready, is_ready
 
+        if self.prompts is None:
+            self._readers(ctx)  # they must agree all the same
+            return [], []
         prompts, left_out = fitting(
             questions(ctx, self.prompts), self._readers(ctx), self.sampling.max_new_tokens, self.max_too_long
         )

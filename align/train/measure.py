@@ -50,11 +50,12 @@ def with_token_numbers(
     max_tokens: int,
     device: torch.device,
     dtype: str = "float32",
+    progress: Callable[[int], None] = lambda done: None,
 ) -> list[Tree]:
     """The same trees with what `measure` says of their replies' tokens among the replies' numbers.
 
-    measure: a batch of trees, all of whose reply tokens are scored, to named (N,) numbers, one a token. dtype: of the
-    computation, likewise.
+    measure: a batch of trees, all of whose reply tokens are scored, to named (N,) numbers, one a token. dtype and
+    progress: likewise.
     """
 
     def split(part: list[Tree], batch: Batch) -> list[Tree]:
@@ -72,7 +73,7 @@ def with_token_numbers(
 
         return [numbered(tree) for tree in part]
 
-    return _of_each(split, trees, layout, pad, max_tokens, device, lambda done: None)
+    return _of_each(split, trees, layout, pad, max_tokens, device, progress)
 
 
 @torch.no_grad()

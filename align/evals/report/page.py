@@ -140,8 +140,10 @@ def _basis(of: Material) -> str:
     """What all of it rests on, in one line."""
     settings = of.found["settings"]
     asked, n = settings.get("prompts"), settings.get("n", 1)
-    replies = f"{n} replies to each" if n > 1 else "one reply to each"
-    return f"{len(of.policies)} checkpoints, {asked} prompts, {replies}, seed {settings.get('seed')}."
+    replies = f", {asked} prompts, {f'{n} replies' if n > 1 else 'one reply'} to each" if asked else ""
+    benchmarks = sum(name.startswith("benchmark ") for name in settings)
+    told = f", {benchmarks} benchmark{'s' * (benchmarks > 1)}" if benchmarks else ""
+    return f"{len(of.policies)} checkpoints{replies}{told}, seed {settings.get('seed')}."
 
 
 def _stages(of: Material) -> list[Sequence[str]]:
