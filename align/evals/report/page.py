@@ -20,7 +20,7 @@ from align.evals.report.draw import POLICIES, Chart, stylesheet
 from align.evals.report.further import best_of, brittleness, ratings
 from align.evals.report.material import COMPARISON, Material, of_artifact
 from align.evals.report.principles import Shaping
-from align.evals.report.samples import packed
+from align.evals.report.samples import packed, scored
 from align.evals.report.training import accuracies, calibrations, curves, lineage
 from align.evals.statistics import shown
 from align.store import Artifact, Store
@@ -75,7 +75,7 @@ def _page(of: Material, drawn: dict[str, list[Chart]]) -> str:
     there = {name for name, made in drawn.items() if made} | {"metrics", "method"}
     there |= ({"replies"} if of.replies else set()) | ({"principles"} if principles else set())
     return environment.get_template("page.html").render(
-        of=of, charts=drawn, data=data, kept=kept, rows=rows, has_replies=bool(of.replies),
+        of=of, charts=drawn, data=data, kept=kept, rows=rows, has_replies=bool(of.replies), scored=scored(of),
         script=script, script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         colours=stylesheet(), colours_count=POLICIES, style=_asset("style.css"),
         contents=[(id, name) for id, name in CONTENTS.items() if id in there],

@@ -32,7 +32,7 @@ def packed(of: Material, shaping: Shaping, limit: int = LIMIT) -> tuple[str, int
 def _rows(of: Material, shaping: Shaping) -> list[dict[str, Any]]:
     """One a prompt and reply index, in the order in which they were asked."""
     rows: dict[tuple[str, int], dict[str, Any]] = {}
-    metrics = _metrics(of)
+    metrics = scored(of)
     for i, samples in enumerate(of.replies.values()):
         for sample in samples:
             key = (prompt_id(sample.prompt), sample.index)
@@ -74,13 +74,13 @@ def _telling(rows: list[dict[str, Any]], of: Material, count: int) -> list[dict[
 
 
 def _pack(of: Material, rows: list[dict[str, Any]]) -> str:
-    metrics = [{"name": name, "better": of.found["better"].get(name)} for name in _metrics(of)]
+    metrics = [{"name": name, "better": of.found["better"].get(name)} for name in scored(of)]
     content = {"policies": list(of.replies), "metrics": metrics, "rows": rows}
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     return base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode()
 
 
-def _metrics(of: Material) -> list[str]:
+def scored(of: Material) -> list[str]:
     """What replies are scored by, those with a better side first."""
     known = dict.fromkeys(name for samples in of.replies.values() for sample in samples for name in sample.scores)
     return sorted(known, key=lambda name: name not in of.better)
