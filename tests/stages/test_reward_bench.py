@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from align.config import Data
 from align.errors import CheckError
 from align.models.heads import load_reward
 from align.records import Message, Prompt
@@ -61,3 +62,24 @@ def test_a_gate_passes_the_reward_on_or_stops_what_needs_it(artifacts, pairs, co
 def test_a_gate_asks_for_what_is_measured(fields, message):
     with pytest.raises(ValueError, match=message):
         Gate(reward="$judge", data="$pairs", **fields)
+
+
+def test_people_who_ranked_open_assistants_replies_prefer_the_longer_one(shared, context):
+    file, wins = shared / "data/open-assistant/en_100_tree.jsonl", []
+
+    def walk(node):
+        by_rank = sorted((r["rank"], len(r["text"].split())) for r in node["replies"] if r.get("rank") is not None)
+        if node["role"] == "prompter" and len(by_rank) > 1:
+            wins.append((by_rank[0][1] > by_rank[-1][1]) + (by_rank[0][1] == by_rank[-1][1]) / 2)
+        for reply in node["replies"]:
+            walk(reply)
+
+    for line in file.read_text().splitlines():
+        walk(json.loads(line)["prompt"])
+    ctx = context({"trees": Data(path=str(file))})
+    longer = {"rule": "length", "better": "higher", "name": "longer"}
+    metrics = RewardBench(rewards=[longer], data="$trees", tag="turn").run(ctx)
+    assert (metrics["longer/pairs"], len(wins)) == (212, 212)
+    assert metrics["longer/accuracy"] == pytest.approx(sum(wins) / 212) == pytest.approx(0.783, abs=5e-4)
+    by_turn = json.loads((ctx.out / "reward_bench.json").read_text())["longer"]["tags"]
+    assert {turn: of["n"] for turn, of in by_turn.items()} == {"1": 99, "2": 111, "3": 2}
