@@ -69,11 +69,15 @@ class Plan:
         return decision.told(f"{name} is {self.meaning(name)}") if decision else ""
 
     def parent(self, name: str) -> str | None:
-        """What a policy descends from: its stage's own `policy`, or what an open loop began with."""
+        """What a policy or a reward model descends from: its stage's own `policy`, the reward that a gate lets pass, or
+        what an open loop began with."""
         if loop := self.recipe.loop_of(name):
             return loop.results[name][0]
         stage = self.recipe.stages.get(name)
-        return self.recipe.inputs(name).get("policy") if stage and stage.makes == "policy" else None
+        if stage is None or stage.makes not in ("policy", "reward"):
+            return None
+        inputs = self.recipe.inputs(name)
+        return inputs.get("policy", inputs.get("reward"))
 
     def needs(self, stage: str) -> list[str]:
         """The stages that must be there before one can run."""

@@ -8,6 +8,7 @@ An event is a dict with `event`, `time` (seconds since 1970) and, where it is ab
     stage_started
     step                step, steps, metrics of that step
     progress            what, done, total
+    sample              step, prompt, reply, reward: what a policy says while it learns
     note                text, level
     stage_finished      key, path, metrics, seconds
     stage_failed        error, log (path or null)

@@ -198,7 +198,7 @@ class Context:
     base: Path = field(default_factory=Path.cwd)
     """The recipe's folder: relative paths start here."""
     forerunners: Mapping[str, Artifact | Model] = field(default_factory=dict)
-    """In a check, for policies that are yet to be made: the model that they will descend from."""
+    """In a check, for policies and reward models that are yet to be made: the model that they will descend from."""
 
     def __getitem__(self, reference: Reference) -> Artifact | Model | Endpoint | Data:
         return self.inputs[reference.name]
@@ -208,13 +208,17 @@ class Context:
         return self._with_weights(reference.name, self.inputs[reference.name])
 
     def forerunner(self, policy: Reference) -> Artifact | Model:
-        """The policy, or in a check, where it is yet to be made, the model that it will descend from.
+        """The policy or reward model, or in a check, where it is yet to be made, the model that it will descend from.
 
         The two have the same tokenizer, template and sizes, so rows can be checked before anything computes.
         """
         name = policy.name
         ahead = name not in self.inputs and name in self.forerunners
         return self._with_weights(name, self.forerunners[name] if ahead else self.inputs[name])
+
+    def knows(self, reference: Reference) -> bool:
+        """Whether a reference's model is there or, in a check, what it will descend from."""
+        return reference.name in self.inputs or reference.name in self.forerunners
 
     def _with_weights(self, name: str, source: Artifact | Model | Endpoint | Data) -> Artifact | Model:
         if isinstance(source, (Data, Endpoint)):

@@ -30,7 +30,7 @@ MARKS = {
 }
 WIDE = 100
 """From this many columns on, stages are shown with their kind and a longer bar."""
-WATCHED = ("loss", "accuracy")
+WATCHED = ("reward", "kl", "entropy", "loss", "accuracy")
 """Metrics of a step that are shown while it trains; the others are in the events."""
 LOG_SECONDS = 15
 """A log gets a line about a stage that is at work at most this often."""
@@ -89,7 +89,7 @@ class LogLines:
         match event["event"]:
             case "run_started":
                 yield f"{event['recipe']}: {len(self.progress.rows)} stages"
-            case "note" | "loop_decided":
+            case "note" | "sample" | "loop_decided":
                 yield note_line(*self.progress.notes[-1])
             case "stage_cached" | "stage_finished" | "stage_failed" | "stage_skipped" if row:
                 yield f"{row.name}: {outcome(row)}"
@@ -117,7 +117,7 @@ class LiveTable:
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         self.progress.add(event, self.clock())
-        if event["event"] in ("note", "loop_decided"):
+        if event["event"] in ("note", "sample", "loop_decided"):
             stage, level, what = self.progress.notes[-1]
             style = "yellow" if level == "warning" else "dim"
             self.console.print(Text(note_line(stage, level, what), style=style))
@@ -176,16 +176,16 @@ def _tone(row: Row) -> str:
 
 
 def running(row: Row, now: float) -> list[str]:
-    """What a running stage is doing: steps, time left, loss, accuracy, tokens a second; the most wanted comes first."""
+    """What a running stage is doing: steps, time left, what is watched, tokens a second; the most wanted is first."""
     if not row.steps:
         return [row.doing or "starting"]
     words = [f"{row.doing} {row.step}/{row.steps}".strip()]
     left = row.left(now)
     if left is not None and row.step < row.steps:
         words.append(f"{text.duration(left)} left")
+    words.append(text.metrics({k: row.numbers[k] for k in WATCHED if k in row.numbers}))
     if row.doing:
-        return words
-    words.append(text.metrics({k: v for k, v in row.numbers.items() if k in WATCHED}))
+        return list(filter(None, words))
     if "tokens_per_second" in row.numbers:
         words.append(f"{text.short(row.numbers['tokens_per_second'])} tok/s")
     return list(filter(None, words))

@@ -12,6 +12,9 @@ State = Literal["waiting", "cached", "running", "done", "failed", "skipped", "in
 WINDOW = 20
 """The pace is that of so many of the latest steps."""
 
+SAID = 70
+"""Characters of a prompt's end and of a reply's beginning that stand on one line."""
+
 NO_METRICS = frozenset({"event", "stage", "time", "step", "steps"})
 
 
@@ -71,6 +74,9 @@ class Progress:
         if name == "note":
             self.notes.append((event.get("stage", ""), event.get("level", "info"), event["text"]))
             return None
+        if name == "sample":
+            self.notes.append((event.get("stage", ""), "info", _said(event)))
+            return None
         if name == "loop_decided":
             self.notes.append(("", "warning" if event["stopped"] else "info", event["text"]))
             return None
@@ -87,6 +93,14 @@ class Progress:
     def _begin(self, event: Mapping[str, Any], now: float) -> None:
         self.recipe, self.started = event["recipe"], now
         self.rows = {name: Row(name, kind) for name, kind in event["stages"].items()}
+
+
+def _said(event: Mapping[str, Any]) -> str:
+    """What a policy says while it learns, on one line."""
+    prompt, reply = (" ".join(event[name].split()) for name in ("prompt", "reply"))
+    prompt = prompt if len(prompt) <= SAID else f"…{prompt[-SAID:].lstrip()}"
+    reply = reply if len(reply) <= SAID else f"{reply[:SAID].rstrip()}…"
+    return f"step {event['step']}, reward {event['reward']:.3g}: {prompt} → {reply}"
 
 
 def _ignore(row: Row, event: Mapping[str, Any], now: float) -> None:

@@ -6,6 +6,7 @@ prompts; which ones is settled before anything is sampled, by previews that read
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -19,17 +20,20 @@ from align.stage import Context, Reference, RewardRef
 
 @dataclass(frozen=True)
 class Reader:
-    """A model that reads prompts with a reply after them."""
+    """A model that reads prompts with a reply after them: its own, or with `scores` another's."""
 
     name: str
     seen: Preview
-    closing: int = 0
-    """Tokens that it reads after a reply that was cut."""
+    scores: bool = False
 
     @property
     def writing(self) -> tuple[str, str]:
         """What decides how many tokens a prompt has."""
         return self.seen.contract.tokenizer, self.seen.contract.template
+
+    def tokens(self, texts: list[str]) -> int:
+        """How many tokens it makes of texts."""
+        return sum(map(len, self.seen.tokenizer(texts, add_special_tokens=False)["input_ids"]))  # type: ignore[arg-type]
 
 
 def readers(ctx: Context, policies: Iterable[Reference], rewards: Iterable[RewardRef | RewardSpec]) -> list[Reader]:
@@ -37,16 +41,16 @@ def readers(ctx: Context, policies: Iterable[Reference], rewards: Iterable[Rewar
 
     What a model behind a server reads is the server's business.
     """
-    here = [p for p in policies if _at_hand(ctx, p) and not isinstance(ctx.inputs.get(p.name), Endpoint)]
+    here = [p for p in policies if ctx.knows(p) and not isinstance(ctx.inputs.get(p.name), Endpoint)]
     made = [Reader(p.name, preview(ctx.forerunner(p), ctx.base, ctx.store)) for p in here]
     for wanted in rewards:
         if isinstance(wanted, RewardSpec):
             if wanted.ensemble is not None:
                 made += readers(ctx, (), wanted.ensemble.members)
             if wanted.model is not None:
-                made.append(Reader(wanted.name, preview(wanted.model, ctx.base, ctx.store), closing=1))
-        elif _at_hand(ctx, wanted):
-            made.append(Reader(wanted.name, preview(ctx.checkpoint(wanted), ctx.base, ctx.store), closing=1))
+                made.append(Reader(wanted.name, preview(wanted.model, ctx.base, ctx.store), scores=True))
+        elif ctx.knows(wanted):
+            made.append(Reader(wanted.name, preview(ctx.forerunner(wanted), ctx.base, ctx.store), scores=True))
     return made
 
 
@@ -62,13 +66,14 @@ def fitting(
     for reader in readers:
         if reader.writing not in lengths:
             lengths[reader.writing] = [len(reader.seen.chat.prompt(prompt.prompt)) for prompt in prompts]
-        context = context_of(reader.seen.model)
+        context, room = context_of(reader.seen.model), _room(reader, readers[0], prompts, new_tokens)
         for i, length in enumerate(lengths[reader.writing]):
             if not length:
                 raise CheckError(f"prompt {prompts[i].id} has no tokens for {reader.name}: nothing can follow it")
-            if context is not None and length + new_tokens + reader.closing > context:
+            if context is not None and length + room > context:
+                also = f" and a reply may have {room}" if room > new_tokens + 1 else ""
                 too_long.setdefault(i, f"prompt {prompts[i].id} has {length} tokens for {reader.name}, whose context "
-                                       f"is {context}")  # fmt: skip
+                                       f"is {context}{also}")  # fmt: skip
     if not too_long:
         return list(prompts), ""
     share = len(too_long) / len(prompts)
@@ -83,11 +88,18 @@ def fitting(
     return [prompt for i, prompt in enumerate(prompts) if i not in too_long], f"{said}; they are asked of nobody"
 
 
+def _room(reader: Reader, writer: Reader, prompts: Sequence[Prompt], new_tokens: int) -> int:
+    """The tokens that a reader may find a reply of `new_tokens` to have. Whoever scores it closes it, if it was cut,
+    and one with another tokenizer makes about as many more tokens of it as of the prompts."""
+    if not reader.scores:
+        return new_tokens
+    if reader.seen.contract.tokenizer == writer.seen.contract.tokenizer:
+        return new_tokens + 1
+    said = [message.content for prompt in prompts for message in prompt.prompt]
+    return math.ceil(new_tokens * max(1.0, reader.tokens(said) / max(writer.tokens(said), 1))) + 1
+
+
 def has_weights(ctx: Context, reference: Reference) -> bool:
     """Whether a contestant is a model that is read here, not one behind a server nor ready answers."""
     source = ctx.inputs.get(reference.name, ctx.forerunners.get(reference.name))
     return isinstance(source, Model) or getattr(source, "kind", None) == "policy"
-
-
-def _at_hand(ctx: Context, reference: Reference) -> bool:
-    return reference.name in ctx.inputs or reference.name in ctx.forerunners

@@ -48,6 +48,13 @@ class Preview:
         """Numbers in the weights; tied ones count once."""
         return sum(p.numel() for p in self.model.parameters())
 
+    @cached_property
+    def scoring_parameters(self) -> int:
+        """The same with one score in place of the vocabulary."""
+        read: Any = self.model.get_input_embeddings()
+        said: Any = self.model.get_output_embeddings()
+        return self.parameters + said.weight.shape[1] - (0 if said.weight is read.weight else said.weight.numel())
+
     def adapter_parameters(self, lora: Lora) -> int:
         """Numbers in a new adapter. Raises CheckError where a target names no module."""
         model = copy.deepcopy(self.model)

@@ -218,7 +218,13 @@ class Loop:
         return [Tree(f"{i:06d}", np.array(prompt, np.int32), replies) for i, prompt in enumerate(longest)]
 
     def _keep_samples(self, turns: Sequence[Turn]) -> None:
+        """Every so many steps: some replies in a file, and one for whoever watches."""
         if (self.step % self.stage.show == 0 or self.step == 1) and self.learner.accelerator.is_main_process:
+            first = turns[0]
+            self.ctx.emit(
+                "sample", step=self.step, prompt=first.prompt.prompt[-1].content, reply=first.completions[0].text,
+                reward=first.scores[0],
+            )  # fmt: skip
             folder = self.ctx.work / "samples"
             folder.mkdir(parents=True, exist_ok=True)
             samples = [s for turn in turns[:SHOWN] for s in turn.samples(f"step {self.step}")]
@@ -277,13 +283,13 @@ class Loop:
         """What held-out prompts say between the first step and the last; where they say that the reward was hacked and
         the stage is to stop then, goes back. Part of the step, so a signal waits: a checkpoint knows the verdict."""
         after = self._examine(stops=False)
+        account = self._account(after)
         if self.stage.hacking.then == "stop":
-            signs = self._signs(self._account(after), after)
-            if signs:
+            if signs := self._signs(account, after):
                 self._go_back(signs)
             else:
                 self._trust()
-        return {f"held_out_{name}": value for name, value in readings.values(after).items()}
+        return _summary(account)
 
     def _trust(self) -> None:
         """Keeps the weights as the last that no sign spoke against. A run that is gone on with from an earlier step
@@ -311,6 +317,7 @@ class Loop:
 
 
 def _summary(account: dict[str, Any]) -> dict[str, float]:
+    """An account of held-out prompts as metrics: the values, and of the reward the intervals too."""
     made = {f"held_out_{name}": found["after"]["value"] for name, found in account.items()}
     gain, after = account["reward"]["difference"], account["reward"]["after"]
     return made | {

@@ -55,9 +55,10 @@ class Value(Config):
 
     start: Literal["reward", "policy", "shared"] | None = None
     """A critic of its own that starts from the trained reward model or from the policy, or a head on what the policy
-    itself computes (`shared`): less memory and time. None means the reward model, where there is one with the policy's
-    tokenizer, else the policy. With an adapter the critic is one too, on the policy's weights; only a reward model with
-    other weights, asked for by name, has to be a model of its own, and None passes it over."""
+    itself computes (`shared`): less memory and time. None means the reward model that a stage made, where there is one
+    with the policy's tokenizer, else the policy; one from outside has to be asked for. With an adapter the critic is
+    one too, on the policy's weights; only a reward model with other weights, asked for by name, has to be a model of
+    its own, and None passes it over."""
     lr: float | None = Field(default=None, gt=0)
     """Peak learning rate of the critic, or of the head; none means the policy's."""
     clip: float | None = Field(default=0.2, gt=0)

@@ -12,6 +12,7 @@ from align.data.tokens import trees
 from align.data.tree import Tree
 from align.errors import CheckError
 from align.evals.evaluate import questions
+from align.evals.fitting import fitting, readers
 from align.generate.load import generator_of
 from align.models.adapters import Adapters
 from align.models.attention import layout_for
@@ -22,9 +23,10 @@ from align.models.shared import train_only
 from align.records import Demonstration, Prompt
 from align.rewards.base import names
 from align.stage import Context, Reference
-from align.train.actors import actor_critic, memory_of, weighed
+from align.train.actors import actor_critic, weighed
 from align.train.batching import token_budget
 from align.train.learner import Learner, accelerator
+from align.train.memory import memory_of
 from align.train.online_fields import Online, RewardPart, Value, parts
 from align.train.rollout import Player
 from align.train.session import trainable_policy, without_dropout
@@ -44,13 +46,12 @@ def preflight(ctx: Context, stage: Online, critic: Value | None) -> dict[str, An
         if not isinstance(part.source, Reference) and part.source.model is None:
             weighed(ctx, part)
     names([part.source for part in parts(stage.reward, stage.watch)])
-    prompts = asked(ctx, stage, stage.prompts, seen.chat, seen.model.config)
+    prompts, held_out = asked(ctx, stage)
     if len(prompts) < stage.prompts_per_step:
         raise CheckError(
             f"a step answers {stage.prompts_per_step} prompts (optim.batch_size x minibatches), but there are only "
             f"{len(prompts)}; make one of the two smaller, or give more prompts"
         )
-    held_out = asked(ctx, stage, stage.held_out.prompts, seen.chat, seen.model.config) if stage.held_out else []
     if both := {prompt.prompt for prompt in prompts} & {prompt.prompt for prompt in held_out}:
         ctx.note(f"{len(both)} of {len(held_out)} held-out prompts are trained on too", "warning")
     adapted = stage.adapter == "continue"
@@ -71,23 +72,18 @@ def preflight(ctx: Context, stage: Online, critic: Value | None) -> dict[str, An
     }
 
 
-def asked(ctx: Context, stage: Online, field: Any, chat: Any, config: Any) -> list[Prompt]:
-    """The prompts of a data field, each once, but those that leave no room for a whole reply, which are counted."""
-    found = questions(ctx, field)
-    context = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if context is None:
-        return found
-    room = context - stage.sampling.max_new_tokens
-    kept = [prompt for prompt in found if len(chat.prompt(prompt.prompt)) <= room]
-    share = 1 - len(kept) / len(found)
-    if share > stage.max_too_long or not kept:
-        raise CheckError(
-            f"{len(found) - len(kept)} of {len(found)} prompts are longer than the {room} tokens that a context of "
-            f"{context} leaves beside {stage.sampling.max_new_tokens} new ones (limit {stage.max_too_long:.0%})"
-        )
-    if share:
-        ctx.note(f"left out {len(found) - len(kept)} of {len(found)} prompts that are longer than {room} tokens")
-    return kept
+def asked(ctx: Context, stage: Online) -> tuple[list[Prompt], list[Prompt]]:
+    """The prompts to train on and those held out, each once, but those that leave the policy, or a reward model that
+    reads what it writes, no room for a whole reply, which are counted."""
+    reading = readers(ctx, [stage.policy], [part.source for part in parts(stage.reward, stage.watch)])
+
+    def fit(field: Any) -> list[Prompt]:
+        kept, said = fitting(questions(ctx, field), reading, stage.sampling.max_new_tokens, stage.max_too_long)
+        if said:
+            ctx.note(said)
+        return kept
+
+    return fit(stage.prompts), fit(stage.held_out.prompts) if stage.held_out else []
 
 
 def demonstrations(ctx: Context, stage: Online, chat: Chat, config: Any) -> list[Tree]:
@@ -142,8 +138,7 @@ def setting(ctx: Context, stage: Online, critic: Value | None) -> tuple[Player, 
         check_reward(ctx, stage, part)
     policy = trainable_policy(ctx, stage, stage.policy)
     config = policy.model.config
-    prompts = asked(ctx, stage, stage.prompts, policy.chat, config)
-    held_out = asked(ctx, stage, stage.held_out.prompts, policy.chat, config) if stage.held_out else []
+    prompts, held_out = asked(ctx, stage)
     module = actor_critic(ctx, stage, policy, critic)
     rewards = [weighed(ctx, part, policy) for part in parts(stage.reward, stage.watch)]
     train_only(policy, module.critic)

@@ -57,11 +57,6 @@ def examined(turns: Sequence[Turn]) -> Examined:
     return {name: _means(rows) for name, rows in columns.items()} | {"kl": {"total": kl, "count": lengths.tolist()}}
 
 
-def values(found: Examined) -> dict[str, float]:
-    """Each measure's value."""
-    return {name: _measure(found[name]).value for name in found}
-
-
 def compared(ids: Sequence[str], before: Examined, after: Examined, seed: int) -> dict[str, Any]:
     """Of each measure its value before and after, and the paired difference, with 95 % intervals."""
     made = {}

@@ -107,6 +107,22 @@ def test_a_log_gets_whole_lines_and_few_of_them():
     assert len(lines[8:]) == 120 // (LOG_SECONDS + 1)  # a step each 2 s, so a line each 16
 
 
+def test_a_policy_that_learns_from_rewards_shows_them_and_what_it_says():
+    clock, file = Clock(), io.StringIO()
+    with LogLines(Console(width=40, file=file), clock) as display:
+        display({"event": "run_started", "recipe": "toy", "stages": {"ppo": "ppo"}})
+        display({"event": "stage_started", "stage": "ppo"})
+        said = {"prompt": "word " * 15 + "What is\na fox?", "reply": "A  fox\nis"}
+        display({"event": "sample", "stage": "ppo", "step": 1, "reward": 1.23456, **said})
+        clock.now += LOG_SECONDS + 1
+        display({"event": "step", "stage": "ppo", "step": 1, "steps": 9, "loss": 0.5, "kl": 0.01, "reward": 1.5})
+        clock.now += LOG_SECONDS + 1
+        display({"event": "progress", "stage": "ppo", "what": "rollout", "done": 3, "total": 8})
+    lines = file.getvalue().splitlines()
+    assert lines[2] == f"ppo: step 1, reward 1.23: …{'word ' * 11}What is a fox? → A fox is"
+    assert lines[3:] == ["ppo: 1/9  reward 1.5  kl 0.01  loss 0.5", "ppo: rollout 3/8  reward 1.5  kl 0.01  loss 0.5"]
+
+
 def test_programs_get_every_event():
     file = io.StringIO()
     with JsonLines(file) as display:

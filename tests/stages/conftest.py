@@ -15,7 +15,7 @@ from align.machine import Machine
 from align.models.heads import load_reward
 from align.models.policy import from_scratch
 from align.stage import Context
-from align.store import Artifact, Store
+from align.store import MANIFEST, Artifact, Store
 
 WORDS = "the a cat dog sat ran fell on off mat log happy sad good bad and then so very User: Assistant:"
 SIZES = {
@@ -43,6 +43,7 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
         folder = tmp_path_factory.mktemp(name)
         from_scratch(SIZES, tokenizer(), template="plain", seed=seed).save(folder, name)
         made[name] = Artifact("policy", f"key-of-{name}", folder)
+        (folder / MANIFEST).write_text(json.dumps({"kind": "policy", "key": f"key-of-{name}", "metrics": {}}))
     folder = tmp_path_factory.mktemp("judge")
     load_reward(made["base"], train=True, seed=5).save(folder, "judge")
     made["judge"] = Artifact("reward", "key-of-judge", folder)
@@ -77,9 +78,14 @@ def context(tmp_path: Path) -> Callable[..., Context]:
         out = tmp_path / "out"
         out.mkdir(exist_ok=True)
         make.events = []
+        store = Store(tmp_path / "store")
+        (store.inside / "artifacts").mkdir(parents=True, exist_ok=True)
+        for made in inputs.values():  # also what adapters lie on is looked for in the store
+            if isinstance(made, Artifact) and (made.path / MANIFEST).is_file() and not store.find(made.key):
+                (store.inside / "artifacts" / made.key).symlink_to(made.path)
         return Context(
             stage="it", type="it", key="key", seed=seed, inputs=inputs,
-            store=Store(tmp_path / "store"), work=tmp_path / "work",
+            store=store, work=tmp_path / "work",
             keys={name: getattr(taken, "key", f"key-of-{name}") for name, taken in inputs.items()}, out=out,
             machine=Machine(device="cpu", **machine), base=tmp_path,
             emit=lambda event, **values: make.events.append({"event": event, **values}),

@@ -13,6 +13,7 @@ from typing import Any
 from align.data import read_file
 from align.disk import sha256_of_file
 from align.errors import RecipeError
+from align.evals.statistics import shown
 from align.records import Sample
 from align.store import Ancestor, Artifact, Store
 
@@ -58,6 +59,18 @@ class Made:
         """The calibration curve of a reward model that was tested."""
         file = self.artifact.path / "calibration.json"
         return json.loads(file.read_text()) if file.is_file() else []
+
+    @property
+    def verdict(self) -> str:
+        """What held-out prompts say about a policy that learned from a reward; empty for all others."""
+        file = self.artifact.path / "held_out.json"
+        if not file.is_file():
+            return ""
+        found = json.loads(file.read_text())
+        gain, kl, signs = found["reward"]["difference"], found["kl"]["after"]["value"], found["verdict"]["signs"]
+        by = f"{shown(gain['difference'], '+')} [{shown(gain['low'], '+')}, {shown(gain['high'], '+')}]"
+        hacked = f"signs that it was hacked: {'; '.join(signs)}" if signs else "nothing says that it was hacked"
+        return f"reward of {gain['n']} held-out prompts {by} at a KL of {shown(kl)} nats a token; {hacked}"
 
     @property
     def notes(self) -> list[str]:

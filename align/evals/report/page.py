@@ -84,6 +84,7 @@ def _page(of: Material, drawn: dict[str, list[Chart]]) -> str:
         leader=next(reversed(words.leaders(of.found) or of.policies)),
         principles=principles, basis=_basis(of), scores=_scores(of), verdicts=_verdicts(of), stages=_stages(of),
         has_ways=any(row["kind"] == "training" for chart in drawn["frontier"] for row in chart.rows),
+        held_out=[(stage.name, stage.verdict) for stage in of.stages if stage.verdict],
         reward_notes=[(s.name, note) for s in of.stages if s.artifact.kind == "reward" for note in s.notes],
         shown=shown, keys=_keys, cell=_cell,
     )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from html import unescape
 
 import pytest
 
@@ -13,6 +14,12 @@ from align.evals.report.charts import charts
 from align.evals.report.training import accuracies, calibrations, curves
 from align.store import Store
 from tests.evals.report.conftest import compared, samples
+
+HELD_OUT = {
+    "reward": {"difference": {"difference": 2.521, "low": 2.2, "high": 2.8, "n": 129}},
+    "kl": {"after": {"value": 0.17}},
+    "verdict": {"hacked": True, "signs": ["KL is 0.17 nats a token (max_kl 0.1)"], "steps": 6},
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -35,8 +42,8 @@ def store(tmp_path):
 
     steps = [{"event": "step", "step": i, "reward_quality": float(i), "kl": i / 100, "loss": 1 / i} for i in (1, 2, 3)]
     told = [steps[0], steps[1], {"event": "note", "text": "going on"}, {**steps[1], "loss": 0.25}, steps[2]]
-    commit("tuned", "policy", {"policy": "base"}, {"events.jsonl": "\n".join(map(json.dumps, told))},
-           reward={"name": "quality", "scale": 10.0})  # fmt: skip
+    files = {"events.jsonl": "\n".join(map(json.dumps, told)), "held_out.json": json.dumps(HELD_OUT)}
+    commit("tuned", "policy", {"policy": "base"}, files, reward={"name": "quality", "scale": 10.0})
     sure = [{"said": 0.7, "happened": 0.75, "low": 0.3, "high": 0.95, "n": 4}]
     commit("judge", "reward", {"policy": "tuned"}, {"calibration.json": json.dumps(sure)}, metrics={
         "test_accuracy": 0.8, "test_accuracy_low": 0.7, "test_accuracy_high": 0.9,
@@ -57,6 +64,17 @@ def test_of_a_step_that_a_resumed_run_repeated_the_later_counts(store):
     assert tuned.curves["loss"] == ([1.0, 2.0, 3.0], [1.0, 0.25, pytest.approx(1 / 3)])
     assert tuned.notes == ["going on"]
     assert [chart.title for chart in curves(of_artifact(store.get("result"), store))] == ["tuned: loss", "tuned: kl"]
+
+
+def test_the_verdict_on_a_reward_that_was_trained_on_stands_on_the_page(store, tmp_path):
+    tuned, judge = of_artifact(store.get("result"), store).stages
+    assert tuned.verdict == (
+        "reward of 129 held-out prompts +2.52 [+2.2, +2.8] at a KL of 0.17 nats a token; signs that it was hacked: "
+        "KL is 0.17 nats a token (max_kl 0.1)"
+    )
+    assert judge.verdict == ""
+    refresh(store.get("result"), store, tmp_path / "report.html")
+    assert f"<li><b>tuned</b>: {tuned.verdict}.</li>" in unescape((tmp_path / "report.html").read_text())
 
 
 def test_the_way_of_training_is_in_the_units_of_the_comparison(store):
