@@ -46,6 +46,10 @@ def sample(
     scorer = reward_field(reward, store, inputs) if reward else None
     from align.generate.load import generator_of
     from align.models.policy import load_policy
+    from align.rewards.base import direction
+
+    if best_of and scorer and direction(scorer) is None:
+        raise RecipeError(f"--reward: {scorer.name!r} calls no score better")
 
     loaded = load_policy(source, store=store, device=settings.device)
     first = [Message("system", system)] if system else []
@@ -77,8 +81,4 @@ def _scored(made: list[Sample], scorer: Any, only_best: bool, ctx: Context) -> l
     scores = load(scorer, ctx)([Prompt(prompt_id(s.prompt), s.prompt) for s in made], [s.reply for s in made])
     name = scorer.name
     made = [s if isnan(v) else replace(s, scores={name: v}) for s, v in zip(made, scores, strict=True)]
-    if not only_best:
-        return made
-    if direction(scorer) is None:
-        raise RecipeError(f"--reward: {name!r} calls no score better")
-    return best(made, name, direction(scorer))
+    return best(made, name, direction(scorer)) if only_best else made

@@ -11,6 +11,13 @@ import torch
 from torch import Tensor
 
 
+def earned(scores: Tensor, price: Tensor, mask: Tensor) -> Tensor:
+    """The rewards of tokens: a reply's score (K,) at its last token, less the price of each token: (K, T)."""
+    rewards = -price.where(mask, 0)
+    rewards[torch.arange(len(scores)), mask.sum(1) - 1] += scores
+    return rewards
+
+
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, decay: float) -> Tensor:
     """Generalized advantage estimates, eq. 16 of arXiv:1506.02438, `decay` its lambda: (K, T).
 

@@ -53,14 +53,11 @@ class Credit:
 
     def rewards(self, replies: Sequence[Reply], mask: Tensor, scores: Tensor, coefficient: float) -> Tensor:
         """(K, T) rewards: the score (K,) at each reply's last sampled token, the price of KL at every one."""
-        last = mask.sum(1) - 1
-        rewards = torch.zeros(mask.shape, dtype=torch.double)
-        rewards[torch.arange(len(replies)), last] = scores.double()
+        price = torch.zeros(mask.shape, dtype=torch.double)
         if self.kl.where == "reward":
-            estimate = divergence.ESTIMATORS[self.kl.estimator]
             logp, reference = (_padded(replies, name, mask) for name in ("logp", "reference"))
-            rewards -= coefficient * estimate(logp, reference)
-        return rewards
+            price = coefficient * divergence.ESTIMATORS[self.kl.estimator](logp, reference)
+        return advantages.earned(scores.double(), price, mask)
 
     def _numbered(self, trees: Sequence[Tree], columns: dict) -> list[Tree]:
         kept = ["logp"] + ["reference"] * (self.kl.where == "loss") + ["value"] * (self.advantage == "gae")

@@ -58,10 +58,11 @@ def preflight(ctx: Context, stage: Online, critic: Value | None) -> dict[str, An
     memory = memory_of(ctx, stage, seen, critic)
     saved = seen.saved_bytes(stage.lora, adapted, stage.checkpoint.keep + 1)
     trusted = 8 * memory.trained if stage.hacking.then == "stop" else 0  # what is kept, and what is about to be
+    shown = demonstrations(ctx, stage, seen.chat, seen.model.config)
     return {
         "prompts": len(prompts),
         "held out": len(held_out),
-        "demonstrations": len(demonstrations(ctx, stage, seen.chat, seen.model.config)),
+        **({"demonstrations": len(shown)} if shown else {}),
         "replies per step": stage.prompts_per_step * stage.sampling.n,
         "steps": stage.steps,
         "updates": stage.steps * stage.updates_per_step,

@@ -13,6 +13,13 @@ VALUES = torch.tensor([[0.5, 0.4, 0.8], [0.5, math.nan, 7.0]], dtype=torch.doubl
 MASK = torch.tensor([[True, True, True], [True, False, False]])
 
 
+def test_the_score_is_earned_at_the_last_token_and_every_token_has_its_price() -> None:
+    """3 + 0.2 and 2 - 0.1: a price below 0 pays. The second reply is one token long."""
+    price = torch.tensor([[0.1, 0.0, -0.2], [0.1, math.nan, 9.0]], dtype=torch.double)
+    wanted = torch.tensor([[-0.1, 0.0, 3.2], [1.9, 0.0, 0.0]], dtype=torch.double)
+    torch.testing.assert_close(advantage.earned(torch.tensor([3.0, 2.0], dtype=torch.double), price, MASK), wanted)
+
+
 def test_gae() -> None:
     """gamma 0.9, lambda 0.5. Errors of the first reply: 0.9 x 0.4 - 0.5 = -0.14, 0.9 x 0.8 - 0.4 = 0.32, 1 - 0.8 = 0.2.
     Summed with factor 0.45: 0.2, 0.32 + 0.09 = 0.41, -0.14 + 0.1845 = 0.0445. The second has one token: 2 - 0.5."""
