@@ -100,6 +100,8 @@ def test_sample_shows_the_best_of_several_by_a_reward(tiny, tmp_path):
     assert len(set(scores)) > 1
     assert replies("--best-of", "4", "--reward", "short") == [every[scores.index(min(scores))]]
     assert "needs --reward" in tiny("sample", "tiny/sft", "--prompt", "the", "--best-of", "4").err
+    neither = tiny("sample", "tiny/sft", "--prompt", "the", "--reward", "refusal", "--best-of", "4")
+    assert neither.code == 2 and "'refusal' calls no score better" in neither.err
     wrong = tiny("sample", "tiny/sft", "--prompt", "the", "--reward", "lenght")
     assert wrong.code == 2 and "Did you mean 'length'?" in wrong.err
 
