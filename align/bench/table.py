@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-HEAD = ("", "examples/s", "tokens/s", "useful utilisation", "peak memory", "beside TRL at its fastest", "command")
+HEAD = (
+    "", "examples/s", "tokens/s", "useful utilisation", "peak memory", "beside TRL at its fastest",
+    "beside TRL as it comes", "command",
+)  # fmt: skip
 
 
 def lines(task: str, row: Mapping[str, Any]) -> list[str]:
@@ -27,6 +30,11 @@ def lines(task: str, row: Mapping[str, Any]) -> list[str]:
             f"  TRL at its fastest ({row['trl']['setting']}) takes {_spread(row['times_faster'])} times as long, with "
             f"{row['trl']['peak_bytes'] / 2**20:,.0f} MB; every step's loss is the same to {row['loss_difference']:.1e}"
         )
+        plain = row["as_it_comes"]
+        made.append(
+            f"  TRL as it comes ({plain['setting']}) takes {plain['times_faster']:.3g} times as long, with "
+            f"{plain['peak_bytes'] / 2**20:,.0f} MB"
+        )
     return made
 
 
@@ -35,15 +43,20 @@ def markdown(results: Iterable[Mapping[str, Any]]) -> str:
     rows = [HEAD, tuple("---" for _ in HEAD)]
     for result in results:
         for task, row in result["tasks"].items():
-            beside, trl = "", row.get("trl")
-            if trl:
-                beside = f"**{row['times_faster'][0]:.1f}** times as fast, {trl['peak_bytes'] / 2**20:,.0f} MB"
+            beside = ["", ""]
+            if "trl" in row:
+                plain = row["as_it_comes"]
+                beside = [_beside(row["times_faster"][0], row["trl"]), _beside(plain["times_faster"], plain)]
             rows.append((
                 task, _spread(row["examples_per_second"]), _spread(row["tokens_per_second"]),
-                f"{row['useful_utilisation'][0]:.2f}", f"{row['peak_bytes'] / 2**20:,.0f} MB", beside,
+                f"{row['useful_utilisation'][0]:.2f}", f"{row['peak_bytes'] / 2**20:,.0f} MB", *beside,
                 f"`{result['command']}`",
             ))  # fmt: skip
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+
+
+def _beside(times: float, trl: Mapping[str, Any]) -> str:
+    return f"**{times:.1f}** times as fast; {trl['setting']}, {trl['peak_bytes'] / 2**20:,.0f} MB"
 
 
 def _spread(values: list[float]) -> str:

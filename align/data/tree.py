@@ -107,10 +107,13 @@ def place(trees: Sequence[Tree], layout: Layout, tokens: int | None = None) -> l
     """Where trees, given from the longest to the shortest, lie: for each the (row, start) of each of its rows.
 
     Rows are as wide as the longest tree. In the tree layout a tree goes into the first row with space for it, several
-    to a row; in the plain layout each reply has a row of its own. Trees that would make the batch larger than `tokens`
-    get no place: an empty list. The first tree always has one.
+    to a row, and rows are as wide as `tokens` allow for their number; in the plain layout each reply has a row of its
+    own. Trees that would make the batch larger than `tokens` get no place: an empty list. The first tree always has
+    one.
     """
     width = trees[0].length(layout)
+    if tokens is not None and layout == "tree":
+        width = max(width, tokens // max(1, tokens // width))
     free: list[int] = []
     places = []
     for tree in trees:
@@ -128,14 +131,15 @@ def place(trees: Sequence[Tree], layout: Layout, tokens: int | None = None) -> l
     return places
 
 
-def collate(trees: Sequence[Tree], layout: Layout = "tree", pad: int = 0) -> Batch:
+def collate(trees: Sequence[Tree], layout: Layout = "tree", pad: int = 0, tokens: int | None = None) -> Batch:
     """One batch of trees, its fields in their order, its rows laid out by `place` and padded on the right.
 
-    Every tree must have the same names in `numbers`, and so must every reply.
+    tokens: what the trees were chosen to fit into, if they were. Every tree must have the same names in `numbers`, and
+    so must every reply.
     """
     longest = sorted(range(len(trees)), key=lambda i: -trees[i].length(layout))
-    places = dict(zip(longest, place([trees[i] for i in longest], layout), strict=True))
-    width = trees[longest[0]].length(layout)
+    places = dict(zip(longest, place([trees[i] for i in longest], layout, tokens), strict=True))
+    width = max(start + trees[i].length(layout) for i, spots in places.items() for _, start in spots)
     rows = 1 + max(row for spots in places.values() for row, _ in spots)
     ids = np.full((rows, width), pad, np.int64)
     positions = np.zeros((rows, width), np.int64)

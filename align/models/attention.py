@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from align.data.tree import Batch, Layout, Reply, Tree, collate
 from align.errors import CheckError
@@ -22,21 +23,38 @@ from align.models.blocks import SDPA, dense_mask
 TOLERANCE = 1e-4
 """Largest difference of a log-prob, in nats, that rounding in float32 explains."""
 FLEX = "flex_attention"
+SHORTEST = 1024
+"""Tokens of the shortest row that FlexAttention is compiled for."""
 VOCABULARY = 128
 """Of a twin."""
 
 
-def attention_inputs(backbone: Any, batch: Batch) -> dict[str, Any]:
-    """The mask and the positions to call a backbone with. A causal batch needs no mask: kernels are faster without.
+def backbone_inputs(backbone: Any, batch: Batch) -> dict[str, Any]:
+    """The ids, positions and mask to call a backbone with. A causal batch needs no mask: kernels are faster without.
 
     A model whose forward takes no positions counts them itself, which is right for chains, and which `layout_for`
     finds out for trees.
     """
-    names = inspect.signature(backbone.forward).parameters
-    inputs: dict[str, Any] = {"position_ids": batch.positions} if "position_ids" in names else {}
+    ids, positions, until = batch.ids, batch.positions, batch.until
+    if not batch.causal and backbone.config._attn_implementation == FLEX:
+        ids, positions, until = _in_one_row(batch)
+    inputs: dict[str, Any] = {"input_ids": ids}
+    if "position_ids" in inspect.signature(backbone.forward).parameters:
+        inputs["position_ids"] = positions
     if not batch.causal:
-        inputs["attention_mask"] = _mask(backbone, batch.until)
+        inputs["attention_mask"] = _mask(backbone, until)
     return inputs
+
+
+def _in_one_row(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """(1, W) ids, positions and visibilities of all rows end to end, then padding up to one of few widths: a power of
+    two. FlexAttention is compiled anew for each shape, and hidden blocks of a long row cost it nothing."""
+    rows, width = batch.ids.shape
+    whole = max(SHORTEST, 1 << (rows * width - 1).bit_length())
+    until = batch.until + width * torch.arange(rows, device=batch.until.device)[:, None]
+    ends = ((batch.ids, 0), (batch.positions, 0), (until, whole))
+    ids, positions, until = (pad(x.flatten(), (0, whole - rows * width), value=end)[None] for x, end in ends)
+    return ids, positions, until
 
 
 def _mask(backbone: Any, until: Tensor) -> Any:

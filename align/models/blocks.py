@@ -76,7 +76,7 @@ def attend(
     rows, heads, width, _ = query.shape
     until = attention_mask[:, 0, 0]
     chains = chains_of(until)
-    if options.get("position_bias") is not None or len(chains) * CALL > rows * width**2:
+    if options.get("position_bias") is not None or sum(map(_pairs, chains)) > rows * width**2:
         mask = _dense(until.numpy().tobytes(), width, query.dtype)
         return sdpa_attention_forward(module, query, key, value, mask, **options)
     kernel = {"scale": options.get("scaling"), "dropout_p": options.get("dropout", 0.0), "enable_gqa": True}
@@ -90,6 +90,12 @@ AttentionInterface.register(SDPA, attend)
 @lru_cache(maxsize=1)
 def _dense(until: bytes, width: int, dtype: torch.dtype) -> Tensor:
     return dense_mask(torch.frombuffer(bytearray(until), dtype=torch.int64).view(-1, width), dtype)
+
+
+def _pairs(chain: Chain) -> int:
+    """Pairs of a query and a key that take as long as the calls for a chain."""
+    before, ends = sum(n for _, n in chain.before), [*range(CHUNK, chain.size, CHUNK), chain.size]
+    return sum(CALL + (end - begin) * (before + end) for begin, end in pairwise([0, *ends]))
 
 
 def _by_chains(query: Tensor, key: Tensor, value: Tensor, chains: list[Chain], kernel: dict[str, Any]) -> Tensor:

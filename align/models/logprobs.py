@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from align.data.tree import Batch
 from align.errors import CheckError
-from align.models.attention import attention_inputs
+from align.models.attention import backbone_inputs
 
 CHUNK = 2**22
 """Logits of one chunk: 16 MiB in float32."""
@@ -67,18 +67,28 @@ class Projection:
         return squashed * (self.cap / self.temperature), (1 - squashed.square()) * slope
 
 
-def _measured(logits: Tensor, target: Tensor, entropy: bool) -> tuple[Tensor, Tensor, Tensor | float]:
-    """(n,) log-normalisers, log-probs of targets, and entropies if asked for, of (n, V) logits."""
+def _measured(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(n,) log-normalisers, log-probs of targets, and entropies of (n, V) logits."""
     lse = logits.logsumexp(-1)
     logp = logits.gather(-1, target[:, None])[:, 0] - lse
-    spread = lse - (logits * (logits - lse[:, None]).exp_()).sum(-1) if entropy else 0.0
-    return lse, logp, spread
+    return lse, logp, lse - (logits * (logits - lse[:, None]).exp_()).sum(-1)
+
+
+def _softened(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """(n,) log-normalisers and log-probs of targets of (n, V) logits, which become probabilities in place: taking
+    exponentials costs as much as half of the projection, so the backward pass is spared them."""
+    right, peak = logits.gather(-1, target[:, None]), logits.amax(-1, keepdim=True)
+    total = logits.sub_(peak).exp_().sum(-1, keepdim=True)
+    logits.div_(total)
+    lse = peak + total.log_()
+    return lse[:, 0], (right - lse)[:, 0]
 
 
 class _Score(torch.autograd.Function):
     """(logp, entropy) of targets under softmax(projection(hidden)), chunk by chunk, forward and backward.
 
-    The forward pass ends with the first chunk, where the backward pass begins: its logits are kept in between.
+    The forward pass ends with the first chunk, where the backward pass begins: its logits are kept in between, or
+    their softmax where no entropy is asked for.
 
     With p the softmax, H its entropy and y the logits: d logp / d y_j = [j = target] - p_j and
     d H / d y_j = -p_j (log p_j + H).
@@ -94,7 +104,10 @@ class _Score(torch.autograd.Function):
             at = slice(begin, begin + rows)
             kept = None  # frees the chunk before this one is made
             kept = projection.logits(hidden[at], weight, bias)
-            lse[at], logp[at], spread[at] = _measured(kept[0], target[at], entropy)
+            if entropy:
+                lse[at], logp[at], spread[at] = _measured(kept[0], target[at])
+            else:
+                lse[at], logp[at] = _softened(kept[0], target[at])
         ctx.save_for_backward(hidden, weight, bias, target, lse, spread)
         ctx.projection, ctx.rows, ctx.entropy, ctx.kept = projection, rows, entropy, kept
         return logp, spread if entropy else None
@@ -112,12 +125,12 @@ class _Score(torch.autograd.Function):
         for begin in range(0, len(hidden), ctx.rows):
             at = slice(begin, begin + ctx.rows)
             logits, slope = kept or ctx.projection.logits(hidden[at], weight, bias)
-            logs = logits.sub_(lse[at, None])
-            if ctx.entropy and by_entropy is not None:
+            if ctx.entropy:
+                logs = logits.sub_(lse[at, None])
                 factor = by_logp[at, None] + by_entropy[at, None] * (logs + spread[at, None])
                 grad = logs.exp_().mul_(factor).neg_()
             else:
-                grad = logs.exp_().mul_(-by_logp[at, None])
+                grad = (logits if kept else logits.sub_(lse[at, None]).exp_()).mul_(-by_logp[at, None])
             grad.scatter_add_(-1, target[at, None], by_logp[at, None])
             grad = grad if isinstance(slope, float) and slope == 1.0 else grad.mul_(slope)
             grad = grad.to(weight.dtype)
@@ -127,7 +140,7 @@ class _Score(torch.autograd.Function):
                 to_weight += grad.T @ hidden[at]
             if to_bias is not None:
                 to_bias += grad.sum(0)
-            kept = logits = logs = grad = None  # frees this chunk before the next one is made
+            kept = logits = logs = factor = grad = None  # frees this chunk before the next one is made
         cast = [g if g is None else g.to(hidden.dtype) for g in (to_weight, to_bias)]
         return to_hidden, *cast, None, None, None
 
@@ -151,8 +164,8 @@ def hidden_states(model: Any, batch: Batch) -> Tensor:
     """(R * T, D) last hidden states of a transformers model, with adapters if it carries any."""
     base = _without_peft(model)
     backbone = base.model if base.base_model is base else base.base_model
-    states = backbone(input_ids=batch.ids, use_cache=False, **attention_inputs(backbone, batch)).last_hidden_state
-    return states.flatten(0, 1)
+    states = backbone(use_cache=False, **backbone_inputs(backbone, batch)).last_hidden_state
+    return states.flatten(0, 1)[: batch.ids.numel()]
 
 
 class LanguageModel(nn.Module):

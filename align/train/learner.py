@@ -22,7 +22,7 @@ from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor, nn
 
 from align.config import Optim
-from align.data.tree import Layout, Tree, collate
+from align.data.tree import Batch, Layout, Tree, collate
 from align.errors import DependencyError, TrainingError
 from align.machine import Machine
 from align.stage import seed_of
@@ -93,6 +93,7 @@ class Learner:
         self.optim, self.lr, self.steps, self.accelerator, self.machine = optim, lr, steps, accelerator, machine
         self.layout: Layout = layout
         self.pad, self.seed, self.step = pad, seed, 0
+        self.tokens = token_budget(machine, accelerator.device)
         self.trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
         if not self.trainable:
             raise TrainingError("nothing to train: every parameter is frozen")
@@ -119,11 +120,13 @@ class Learner:
         for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * share
         work = [(rows, self.backward(term, rows, last=term is objective)) for term, rows in terms]
-        sums = [_reduce(losses, self.accelerator) for _, losses in work]
-        step = {name: value for found in sums for name, value in found.items()}
-        step["total"] = sum(found["total"] for found in sums)
-        self._divide_gradients(step["count"])
-        norm = math.hypot(*(self._clip(part) for _, part in self._groups))
+        sums = [_summed(losses, self.accelerator) for _, losses in work]
+        self._divide_gradients(sums[-1][1])
+        norm = torch.stack([self._clip(part) for _, part in self._groups]).norm()
+        *told, norm = torch.cat([*sums, norm[None]]).tolist()  # the only wait of a step for its device
+        names = [name for _, losses in work for name in _names(losses)]
+        step = dict(zip(names, told, strict=True))
+        step["total"] = sum(value for name, value in zip(names, told, strict=True) if name == "total")
         metrics = _means(step) | {"grad_norm": norm, "lr": rate}
         if not (math.isfinite(metrics["loss"]) and math.isfinite(norm)):
             raise TrainingError(self._nan(work, metrics))
@@ -143,7 +146,7 @@ class Learner:
         parts = self._parts(trees)
         losses = []
         for i, (rows, weight) in enumerate(parts):
-            batch = collate(rows, self.layout, self.pad).to(self.accelerator.device)
+            batch = self._batch(rows)
             with nullcontext() if last and i == len(parts) - 1 else self.accelerator.no_sync(self.module):
                 loss = objective(self.module, batch)
                 self.accelerator.backward(loss.total * weight)
@@ -156,9 +159,9 @@ class Learner:
         self.module.eval()
         losses = []
         for rows, weight in self._parts(trees):
-            batch = collate(rows, self.layout, self.pad).to(self.accelerator.device)
+            batch = self._batch(rows)
             losses.append(objective(self.module, batch).detached(weight))
-        return _means(_reduce(losses, self.accelerator))
+        return _means(dict(zip(_names(losses), _summed(losses, self.accelerator).tolist(), strict=True)))
 
     def rehearse(self, objective: Objective, trees: Sequence[Tree]) -> None:
         """Forward and backward of the longest of these micro-batches, thrown away: if memory is short, it shows now."""
@@ -167,7 +170,10 @@ class Learner:
 
     def _parts(self, trees: Sequence[Tree]):
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
-        return deal(microbatches(trees, token_budget(self.machine, self.accelerator.device), self.layout), rank, ranks)
+        return deal(microbatches(trees, self.tokens, self.layout), rank, ranks)
+
+    def _batch(self, rows: Sequence[Tree]) -> Batch:
+        return collate(rows, self.layout, self.pad, self.tokens).to(self.accelerator.device)
 
     def _adamw(self) -> torch.optim.AdamW:
         """Sets `_peaks` beside the groups: the peak learning rate of each."""
@@ -180,13 +186,13 @@ class Learner:
         self._peaks = [group["lr"] for group in groups]
         return torch.optim.AdamW(groups, betas=self.optim.betas, eps=self.optim.eps, fused=True)
 
-    def _clip(self, part: list[nn.Parameter]) -> float:
-        found = self.accelerator.clip_grad_norm_(part, self.optim.max_grad_norm)
-        return math.nan if found is None else float(found)
+    def _clip(self, part: list[nn.Parameter]) -> Tensor:
+        """The norm of the gradient before it is clipped."""
+        return cast(Tensor, self.accelerator.clip_grad_norm_(part, self.optim.max_grad_norm)).double()
 
-    def _divide_gradients(self, count: float) -> None:
+    def _divide_gradients(self, count: Tensor) -> None:
         """Turns the gradient of a sum into that of a mean; ranks' gradients arrive averaged, so they are summed too."""
-        factor = self.accelerator.num_processes / max(count, 1e-12)
+        factor = self.accelerator.num_processes / count.clamp_min(1e-12)
         for p in self.trainable.values():
             if p.grad is not None:
                 p.grad.mul_(factor)
@@ -250,14 +256,15 @@ def _fingerprint(p: Tensor) -> Tensor:
     return torch.stack([still.sum(dtype=torch.float64), torch.linalg.vector_norm(still, dtype=torch.float64)])
 
 
-def _reduce(losses: Sequence[Loss], accelerator: Accelerator) -> dict[str, float]:
-    """Sums over micro-batches and ranks, in one transfer: `total`, `count`, and `name`, `name/count` of each metric."""
-    names = list(losses[0].metrics)
+def _summed(losses: Sequence[Loss], accelerator: Accelerator) -> Tensor:
+    """Sums over micro-batches and ranks, in the order of `_names`."""
     sums = torch.stack([loss.flat() for loss in losses]).sum(0)
-    if accelerator.num_processes > 1:
-        sums = cast(Tensor, accelerator.reduce(sums, "sum"))
-    keys = ["total", "count"] + [key for name in names for key in (name, f"{name}/count")]
-    return dict(zip(keys, sums.tolist(), strict=True))
+    return cast(Tensor, accelerator.reduce(sums, "sum")) if accelerator.num_processes > 1 else sums
+
+
+def _names(losses: Sequence[Loss]) -> list[str]:
+    """`total`, `count`, and `name`, `name/count` of each metric."""
+    return ["total", "count"] + [key for name in losses[0].metrics for key in (name, f"{name}/count")]
 
 
 def _means(sums: dict[str, float]) -> dict[str, float]:

@@ -90,7 +90,7 @@ def _of_each(
     found: dict[int, T] = {}
     place = {id(tree): i for i, tree in enumerate(trees)}
     for part in microbatches(trees, max_tokens, layout):
-        for tree, made in zip(part, split(part, collate(part, layout, pad).to(device)), strict=True):
+        for tree, made in zip(part, split(part, collate(part, layout, pad, max_tokens).to(device)), strict=True):
             found[place[id(tree)]] = made
         progress(len(found))
     return [found[i] for i in range(len(trees))]

@@ -96,3 +96,10 @@ def test_no_two_trees_lie_on_the_same_tokens(layout: str) -> None:
 def test_trees_beyond_the_budget_get_no_place() -> None:
     assert place([PAIR, PAIR, SHORT], "tree", tokens=6) == [[(0, 0)], [], []]
     assert place([PAIR, SHORT, SHORT], "tree", tokens=12) == [[(0, 0)], [(1, 0)], [(1, 3)]]
+
+
+def test_rows_are_as_wide_as_the_budget_allows_for_their_number() -> None:
+    """Trees of 6 and 3 tokens share one row of 11, but none of two rows of 6; a row ends where nothing more fits."""
+    assert place([PAIR, SHORT, SHORT], "tree", tokens=11) == [[(0, 0)], [(0, 6)], []]
+    assert collate([PAIR, SHORT], tokens=11).ids.shape == (1, 9)
+    assert collate([PAIR, SHORT, SHORT], tokens=12).ids.shape == (2, 6)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from align.data.tree import Tree, collate
+from align.data.tree import Reply, Tree, collate
 from align.errors import CheckError
-from align.models.attention import block_mask, layout_for, prefer_flex
+from align.models import attention
+from align.models.attention import backbone_inputs, block_mask, layout_for, prefer_flex
 from align.models.blocks import dense_mask
 from align.models.logprobs import Projection
 
@@ -84,6 +86,26 @@ def test_block_masks_of_flex_attention_show_what_dense_masks_show(pairs: list[Tr
     index = [torch.arange(n).view([-1 if d == i else 1 for d in range(3)]) for i, n in enumerate((rows, width, width))]
     seen = mask.mask_mod(index[0], torch.tensor(0), index[1], index[2])
     assert torch.equal(seen, dense_mask(until, torch.float32)[:, 0] == 0)
+
+
+def test_flex_attention_meets_few_shapes(tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is compiled once for each. Batches of 20 to 400 tokens, hardly two of one shape, come as rows of 64 to 512."""
+    monkeypatch.setattr(attention, "SHORTEST", 64)
+    draw, model = np.random.default_rng(0), tiny("llama", hidden_size=32)
+    model.set_attn_implementation("flex_attention")
+    own, met = set(), set()
+    for count in range(1, 21):
+        batch = collate([Tree(str(i), *_ids(draw, *size)) for i, size in enumerate(draw.integers(4, 8, (count, 3)))])
+        inputs = backbone_inputs(model.model, batch)
+        own.add(tuple(batch.ids.shape))
+        met |= {(*inputs["input_ids"].shape, *inputs["position_ids"].shape, *inputs["attention_mask"].shape)}
+    assert len(own) > 15
+    assert met == {(1, n, 1, n, 1, 1, n, n) for n in (64, 128, 256, 512)}
+
+
+def _ids(draw: np.random.Generator, *sizes: int) -> tuple[np.ndarray, tuple[Reply, ...]]:
+    prompt, *replies = (draw.integers(3, 300, n).astype(np.int32) for n in sizes)
+    return prompt, tuple(map(Reply, replies))
 
 
 def test_trees_are_exact_under_flex_attention_where_a_model_has_it() -> None:

@@ -22,7 +22,7 @@ def test_parts_hold_every_tree_once_and_fit_the_budget(layout: Layout, budget: i
     trees = some(50)
     parts = microbatches(trees, budget, layout)
     assert sorted(t.id for part in parts for t in part) == sorted(t.id for t in trees)
-    assert all(collate(part, layout).ids.numel() <= budget or len(part) == 1 for part in parts)
+    assert all(collate(part, layout, tokens=budget).ids.numel() <= budget or len(part) == 1 for part in parts)
     assert max(trees, key=lambda t: t.length(layout)) is parts[0][0]
 
 

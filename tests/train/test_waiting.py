@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from align.config import Optim, Sampling
@@ -38,10 +39,10 @@ class Waits(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(("max_tokens", "parts"), [(512, 1), (32, 3)])
-def test_a_step_reads_one_number_back_however_it_is_cut(
-    tiny: Callable[..., Any], pairs: list[Tree], max_tokens: int, parts: int
+def test_a_step_waits_once_however_it_is_cut(
+    tiny: Callable[..., Any], pairs: list[Tree], max_tokens: int, parts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The norm of the gradient; losses and counts come in one transfer before it, which no operator shows."""
+    """For losses, counts and the norm of the gradient, in one transfer, which no operator shows."""
     numbers = {"reference_chosen": -20.0, "reference_rejected": -21.0, "label": 1.0, "weight": 1.0}
     trees = [Tree(t.id, t.prompt, tuple(Reply(r.ids) for r in t.replies), dict(numbers)) for t in pairs]
     machine = Machine(device="cpu", max_tokens=max_tokens)
@@ -53,9 +54,13 @@ def test_a_step_reads_one_number_back_however_it_is_cut(
     for _ in range(3):  # then it is known that all weights move
         learner.update(objective, trees)
     assert len(learner._parts(trees)) == parts
+    transfers: list[Tensor] = []
+    tolist = Tensor.tolist
+    monkeypatch.setattr(Tensor, "tolist", lambda self: transfers.append(self) or tolist(self))
     with Waits() as waits:
         learner.update(objective, trees)
-    assert waits.seen == {"_local_scalar_dense": 1}
+    assert not waits.seen
+    assert [len(sent) for sent in transfers] == [2 * 5 + 1]  # the loss and four metrics with their counts, and the norm
 
 
 def test_decoding_waits_once_a_token() -> None:
