@@ -22,8 +22,8 @@ class Machine(Config):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where models run."""
     max_tokens: int | None = Field(default=None, ge=16)
-    """Tokens of one micro-batch, padding included: the one memory knob. None means 1,024 on a CPU, where more is
-    slower, and 16,384 on a GPU."""
+    """Tokens of one micro-batch, padding included: the one memory knob. None means 1,024 on a CPU, where more is no
+    faster, and 16,384 on a GPU."""
     attention: Literal["sdpa", "flex"] = "sdpa"
     """How replies that share a prompt attend on CUDA: by dense masks, or by FlexAttention, which skips what nobody sees
     but was never measured on a GPU."""
