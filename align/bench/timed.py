@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+
+import numpy as np
 
 from align.bench.clock import Clock
-from align.generate.base import Completion, Generator
+from align.config import Sampling
+from align.generate.base import Completion, Generator, Progress
 from align.records import Messages
 
 
@@ -24,14 +26,18 @@ class TimedGenerator:
         """The ids of a prompt, as the policy reads it."""
         return self.generator.policy.chat.prompt(messages)  # type: ignore[attr-defined]
 
-    def generate(self, prompts: Sequence[Messages], *given: Any) -> list[Completion]:
+    def generate(
+        self, prompts: Sequence[Messages], sampling: Sampling, seed: int, progress: Progress | None = None
+    ) -> list[Completion]:
         with self.clock.running():
-            made = self.generator.generate(prompts, *given)
+            made = self.generator.generate(prompts, sampling, seed, progress)
         self.written += [(prompts[completion.prompt], completion) for completion in made]
         return made
 
-    def choose(self, questions: Sequence[Messages], *given: Any) -> Any:
+    def choose(
+        self, questions: Sequence[Messages], options: Sequence[str], progress: Progress | None = None
+    ) -> np.ndarray:
         with self.clock.running():
-            found = self.generator.choose(questions, *given)
+            found = self.generator.choose(questions, options, progress)
         self.asked += questions
         return found

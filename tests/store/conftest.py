@@ -1,4 +1,4 @@
-"""A store, filled, and killed between any two of its lines."""
+"""A store, filled, and killed at any moment."""
 
 from __future__ import annotations
 
@@ -43,22 +43,24 @@ def make(store: Store, key: str = KEY, stage: str = "sft", **inputs: str) -> Art
     return store.commit(key, "policy", {"loss": 0.5}, {"stage": stage, "inputs": taken})
 
 
-def killed_after(lines: int, act: Callable[[], object]) -> bool:
-    """Forks, acts in the child, and kills it before its line number `lines` in the code that touches files.
+def killed_after(changes: int, act: Callable[[], object], store: Store) -> bool:
+    """Forks, acts in the child, and kills it once the store's files have changed so often.
 
-    False if it came to its end.
+    They are looked at before every line of the code that touches files; a kill between two lines before which they are
+    the same leaves the same. False if the child came to its end.
     """
     child = os.fork()
     if child == 0:
-        left = lines
+        left, before = changes, None
 
         def trace(frame, event, argument):
-            nonlocal left
+            nonlocal left, before
             if frame.f_code.co_filename not in WATCHED:
                 return None
             if event == "line":
-                left -= 1
-                if left < 0:
+                now = lying(store.root)
+                left, before = left - (before not in (None, now)), now
+                if left <= 0:
                     os.kill(os.getpid(), signal.SIGKILL)
             return trace
 
@@ -69,3 +71,9 @@ def killed_after(lines: int, act: Callable[[], object]) -> bool:
             os._exit(0)
     _, status = os.waitpid(child, 0)
     return os.WIFSIGNALED(status)
+
+
+def lying(folder: Path) -> list[tuple[object, ...]]:
+    """What is in a folder and below: anything that a kill could leave otherwise."""
+    found = [(path, path.lstat()) for path in sorted(folder.rglob("*"))]
+    return [(path, of.st_mode, of.st_ino, of.st_size, of.st_mtime_ns) for path, of in found]
