@@ -4,12 +4,10 @@ Once with a critic that is a head on the policy's trunk; once with one that is a
 activations computed again, and demonstrations beside.
 """
 
-import sys
 from typing import Any
 
 import numpy as np
 import torch
-from test_rollout import PROMPTS, credit, learner, objective, player, policies
 from transformers import PreTrainedTokenizerBase
 
 from align.config import Lora
@@ -19,6 +17,7 @@ from align.models.shared import adapted_critic, train_only
 from align.models.tokenizers import train_tokenizer
 from align.train.objectives import demonstrated
 from align.train.rollout import Player
+from tests.train.test_rollout import PROMPTS, credit, learner, objective, player, policies
 
 ASKED = np.arange(3, 7, dtype=np.int32)
 SHOWN = [Tree(str(n), ASKED, (Reply(np.arange(9, 9 + n, dtype=np.int32)),)) for n in (5, 8, 3)]
@@ -57,7 +56,3 @@ def main(out: str) -> None:
     made = {"head": play_and_learn(head, beside=False), "adapters": play_and_learn(adapters, beside=True)}
     if head.accelerator.is_main_process:
         torch.save(made, out)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

@@ -1,11 +1,9 @@
-"""What one rank of `test_ranks.py` runs: three updates, then the weights of rank 0 go to the file named last."""
-
-import sys
+"""What one rank of `test_ranks.py` runs: three updates, then the weights of rank 0 go to a file."""
 
 import torch
-from test_fit import learner, model, trees
 
 from align.train.objectives import direct_preference, next_token
+from tests.train.test_fit import learner, model, trees
 
 
 def main(out: str) -> None:
@@ -18,7 +16,3 @@ def main(out: str) -> None:
         made[name] = {"metrics": metrics, "weights": {n: p.detach() for n, p in module.named_parameters()}}
     if fitted.accelerator.is_main_process:
         torch.save(made | {"ranks": fitted.accelerator.num_processes}, out)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

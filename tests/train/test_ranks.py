@@ -9,30 +9,44 @@ from pathlib import Path
 import pytest
 import torch
 
-HERE = Path(__file__).parent
+from tests.train import online_ranks, ranks
+
+ROOT = Path(__file__).parents[2]
+RANK = """
+import sys
+from tests.train import online_ranks, ranks
+
+ranks.main(sys.argv[1])
+online_ranks.main(sys.argv[2])
+"""
 
 
-def run(ranks: int, out: Path, script: str = "ranks.py") -> dict:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict]]:
+    """What one process and two ranks come to, by what they run."""
+    folder = tmp_path_factory.mktemp("ranks")
+    files = {n: [str(folder / f"{name}-{n}.pt") for name in ("fit", "online")] for n in (1, 2)}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    paths = f"{HERE}:{HERE.parents[1]}"
-    shared = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    if ranks > 1:
-        shared |= {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    shared = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    shared |= {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     started = [
         subprocess.Popen(
-            [sys.executable, HERE / script, out],
-            env=shared | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else {}),
+            [sys.executable, "-c", RANK, *files[2]], env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
         )
-        for rank in range(ranks)
+        for rank in range(2)
     ]
-    assert [process.wait(timeout=240) for process in started] == [0] * ranks
-    return torch.load(out, weights_only=True)
+    ranks.main(files[1][0])
+    online_ranks.main(files[1][1])
+    assert [process.wait(timeout=240) for process in started] == [0, 0]
+    return {
+        name: [torch.load(files[n][i], weights_only=True) for n in (1, 2)] for i, name in enumerate(("fit", "online"))
+    }
 
 
-def test_two_ranks_make_the_step_of_one(tmp_path):
-    one, two = run(1, tmp_path / "one.pt"), run(2, tmp_path / "two.pt")
+def test_two_ranks_make_the_step_of_one(made):
+    one, two = made["fit"]
     assert (one["ranks"], two["ranks"]) == (1, 2)
     for name in ("sft", "dpo"):
         assert two[name]["metrics"] == pytest.approx(one[name]["metrics"], abs=1e-5)
@@ -40,12 +54,11 @@ def test_two_ranks_make_the_step_of_one(tmp_path):
             torch.testing.assert_close(two[name]["weights"][tensor], weights, atol=2e-5, rtol=1e-4)
 
 
-def test_two_ranks_play_and_learn_as_one(tmp_path):
+def test_two_ranks_play_and_learn_as_one(made):
     """Three prompts between two ranks: the same replies, before and after an update, and the same step.
     Trap 31: also with a critic's adapter beside the policy's."""
-    runs = [run(ranks, tmp_path / f"{ranks}.pt", "online_ranks.py") for ranks in (1, 2)]
     for critic in ("head", "adapters"):
-        one, two = (found[critic] for found in runs)
+        one, two = (found[critic] for found in made["online"])
         assert (one["ranks"], two["ranks"]) == (1, 2)
         assert two["replies"] == one["replies"]
         assert two["metrics"] == pytest.approx(one["metrics"], abs=1e-5)
