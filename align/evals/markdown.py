@@ -27,10 +27,10 @@ def markdown(found: Mapping[str, Any]) -> str:
         *[""] * bool(found["notes"]),
         *(f"- {sentence}" for sentence in found["notes"]),
         "",
-        "Values are means over prompts with 95 % bootstrap intervals; those of rates, where each prompt says 0 or 1, "
-        "are Wilson intervals. Arrows show what is better. Wins are prompts on which the policy's value is higher. "
-        "Intervals are not widened for the number of pairs; p is, by Holm's procedure over the pairs of a metric, and "
-        "a verdict holds only where both agree.",
+        "Values are means over prompts, or documents of a benchmark, with 95 % bootstrap intervals; those of rates, "
+        "where each says 0 or 1, are Wilson intervals. Arrows show what is better. Wins are prompts on which the "
+        "policy's value is higher. Intervals are not widened for the number of pairs; p is, by Holm's procedure over "
+        "the pairs of a metric, and a verdict holds only where both agree.",
         "",
         *(f"- {name}: {value}" for name, value in found["settings"].items()),
     ]

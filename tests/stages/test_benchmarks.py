@@ -89,7 +89,7 @@ def known(folder, monkeypatch):
     from lm_eval.tasks import TaskManager
 
     here = TaskManager(include_defaults=False, include_path=str(folder))
-    monkeypatch.setattr("align.evals.harness.tasks._known", lambda: here)
+    monkeypatch.setattr("align.evals.harness.tasks._known", lambda task: here)
     return here
 
 
@@ -130,6 +130,17 @@ def test_a_choice_is_the_likeliest_reply_in_the_policys_template(artifacts, cont
     gaps = [after - before for before, after in zip(*values.values(), strict=True)]
     assert (pair["win"], pair["loss"], pair["n"]) == (gaps.count(1), gaps.count(-1), 6)
     assert pair["test"] == "mcnemar" and found["better"] == {"places/acc": "higher"}
+
+
+def test_an_answer_that_the_task_begins_goes_on_from_there(artifacts, context, folder):
+    (folder / "begun.yaml").write_text(f"{CHOICES}gen_prefix: then the\n".replace("places", "begun", 1))
+    ctx = context(artifacts)
+    run(ctx, "begun.yaml", policies=["$base"])
+    policy = load_policy(artifacts["base"])
+    for row, document in zip(kept(ctx, "base"), DOCUMENTS, strict=True):
+        assert row["asked"] == f"User: the {document['question']} Assistant: then the"
+        expected = [likelihood(policy, row["asked"], choice) for choice in document["choices"]]
+        assert row["answered"] == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_raw_policy_is_asked_by_a_text_to_go_on_with(artifacts, context, tmp_path_factory):
