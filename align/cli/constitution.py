@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from textwrap import indent
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
+from align.cli.text import indented
 from align.constitution import Constitution, Principle, asked_to_compare, asked_to_criticise, asked_to_revise, find
 from align.errors import RecipeError
 from align.records import Message, Messages
@@ -62,7 +62,7 @@ def _requests(principle: Principle) -> Iterator[Text]:
     for what, request in (
         ("critique", principle.critique), ("revision", principle.revision), ("feedback", principle.feedback),
     ):  # fmt: skip
-        yield Text.assemble((f"  {what}  ", "cyan"), _indented(request))
+        yield Text.assemble((f"  {what}  ", "cyan"), indented(request))
 
 
 def _example(found: Constitution, prompt: Messages) -> Iterator[Text]:
@@ -76,9 +76,4 @@ def _example(found: Constitution, prompt: Messages) -> Iterator[Text]:
 
 
 def _turn(turn: Message) -> Text:
-    return Text.assemble((f"  {turn.role}  ", "cyan"), _indented(turn.content))
-
-
-def _indented(text: str) -> str:
-    """A text whose further lines stand below the first."""
-    return indent(text.strip(), "    ").strip()
+    return Text.assemble((f"  {turn.role}  ", "cyan"), indented(turn.content))

@@ -114,7 +114,9 @@ def _training(recipe: Recipe, name: str) -> Training:
 
     trains = {n: s for n, s in recipe.stages.items() if isinstance(s, Training)}
     if name not in trains:
-        raise RecipeError(f"no stage of {recipe.name} that trains is called {name!r}.{suggestion(name, trains)}")
+        known = [*trains, *(n for n, s in recipe.stages.items() if s.makes == "records")]
+        what = "that trains or makes records"
+        raise RecipeError(f"no stage of {recipe.name} {what} is called {name!r}.{suggestion(name, known)}")
     return trains[name]
 
 

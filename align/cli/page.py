@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +11,7 @@ import typer
 
 from align.cli.options import StoreFolder, artifact, store_at
 from align.errors import RecipeError
+from align.recipe import load
 from align.store import Artifact, Store
 
 if TYPE_CHECKING:
@@ -47,14 +50,22 @@ def _found(store: Store, address: str) -> tuple[Material, Path]:
     """What to report, and where its page goes unless told otherwise."""
     from align.evals.report import of_artifact, of_folder
 
-    recipe, folder = store.root / address, Path(address)
-    if (recipe / "last.json").is_file():
-        return of_artifact(_last(store, address), store), recipe / "report.html"
+    folder = Path(address)
+    for recipe in _recipes(address):
+        if (store.root / recipe / "last.json").is_file():
+            return of_artifact(_last(store, recipe), store), store.root / recipe / "report.html"
     if folder.is_dir() and Artifact.at(folder.resolve()) is None:
         return of_folder(folder, folder.name), folder / "report.html"
     made = artifact(store, address)
     manifest = made.manifest
     return of_artifact(made, store), store.root / manifest["recipe"] / f"{manifest['stage']}.html"
+
+
+def _recipes(address: str) -> Iterator[str]:
+    """What a recipe of this address may have run as: itself, or the name in its file, such as quickstart-cai."""
+    yield address
+    with suppress(RecipeError):
+        yield load(address).name
 
 
 def _last(store: Store, recipe: str) -> Artifact:

@@ -55,7 +55,7 @@ def _scores(scores: dict[str, float]) -> str:
 
 def _said(who: str, what: str, style: str = "", finish: str = "stop") -> Text:
     cut = "" if finish == "stop" else f" [{finish}]"
-    return Text.assemble((f"  {who}{cut}  ", "cyan"), (what, style))
+    return Text.assemble((f"  {who}{cut}  ", "cyan"), (text.indented(what), style))
 
 
 def first(records: Iterable[Record], rows: int) -> Iterator[Text]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import indent
 
 
 def number(value: float) -> str:
@@ -15,6 +16,16 @@ def number(value: float) -> str:
     if float(value).is_integer() and abs(value) < 1e9:
         return f"{int(value):,}"
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def indented(said: str) -> str:
+    """A text whose further lines stand to the right of where its first one begins.
+
+    >>> print(indented("One.\\nTwo."))
+    One.
+        Two.
+    """
+    return indent(said.strip(), "    ").strip()
 
 
 def short(value: float) -> str:

@@ -67,6 +67,8 @@ def test_the_page_is_made_again(tiny, tmp_path):
     assert tiny("report", "tiny", "--figures", "figures").out == "runs/tiny/report.html, charts in figures\n"
     assert page.read_text() == first
     assert "training-sft-loss.csv" in {file.name for file in (tmp_path / "figures").iterdir()}
+    (tmp_path / "tiny.yaml").rename(tmp_path / "renamed.yaml")
+    assert tiny("report", "renamed").out == "runs/tiny/report.html\n", "by the recipe's file, whatever its name in it"
     assert tiny("report", "tiny/result").out == "runs/tiny/result.html\n"
     assert (tmp_path / "runs" / "tiny" / "result.html").read_text() == first
     wrong = tiny("report", "tiny/sft")
@@ -133,7 +135,8 @@ def test_data_show_tells_prompt_and_supervised_tokens(tiny):
     assert shown.out.count("of them prompt") == 2
     assert "</s>" in shown.out
     assert "32 of 32 rows" in shown.out
-    assert tiny("data", "show", "tiny", "result").code == 2
+    wrong = tiny("data", "show", "tiny", "result")
+    assert wrong.code == 2 and "no stage of tiny that trains or makes records is called" in wrong.err
 
 
 def test_export_writes_the_weights_of_the_artifact(tiny, tmp_path):
