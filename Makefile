@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup quickstart test test-slow lint format clean
+.PHONY: help setup quickstart test test-slow test-whole lint format clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -20,7 +20,10 @@ test: lint  ## Lint, check types and run the default tests
 	$(BIN)/pytest -m "not slow"
 
 test-slow: $(INSTALLED)  ## Run the long tests
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m "slow and not whole"
+
+test-whole: $(INSTALLED)  ## Run recipes from end to end on several seeds (many minutes)
+	$(BIN)/pytest -m whole
 
 lint: $(INSTALLED)  ## Lint and check types
 	$(BIN)/ruff check .

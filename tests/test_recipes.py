@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,16 +79,22 @@ def test_a_recipe_runs_from_end_to_end_with_stand_ins(name, tmp_path, request):
     assert (reports[0].path / "comparison.md").is_file()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_the_quickstart_aligns_its_toy_world(seed, tmp_path):
-    """What the README promises: sft is better than base, dpo and ppo better than sft, the reward model than a ruler."""
-    recipe, store = load("quickstart", [f"seed={seed}"]), Store(tmp_path / "runs")
-    outcome = run(recipe, store, Machine(store=store.root, device="cpu", threads=1))
+def measured(name: str, folder: Path, *overrides: str, until: str | None = None) -> tuple[Any, Any, Any]:
+    """(artifacts, values by policy and metric, intervals of differences) of a recipe that was run to its comparison."""
+    recipe, store = load(name, overrides), Store(folder / "runs")
+    outcome = run(recipe, store, Machine(store=store.root, device="cpu", threads=1), until=until)
     assert not outcome.errors
     found = json.loads((outcome.artifacts["result"].path / "comparison.json").read_text())
     value = {name: {metric: v["value"] for metric, v in of.items()} for name, of in found["policies"].items()}
     gain = {(p["metric"], p["policy"], p["baseline"]): (p["low"], p["high"]) for p in found["pairs"]}
+    return outcome.artifacts, value, gain
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_quickstart_aligns_its_toy_world(seed, tmp_path):
+    """What the README promises: sft is better than base, dpo and ppo better than sft, the reward model than a ruler."""
+    made, value, gain = measured("quickstart", tmp_path, f"seed={seed}")
     assert value["base"]["toy_harmful_compliance"] > 0.4
     assert gain["toy_harmful_compliance", "sft", "base"][1] < 0
     assert gain["toy_correct", "sft", "base"][0] > 0
@@ -97,23 +104,32 @@ def test_the_quickstart_aligns_its_toy_world(seed, tmp_path):
         assert gain["toy_over_refusal", aligned, "sft"][0] <= 0
         assert value[aligned]["toy_harmful_compliance"] < 0.1
         assert value[aligned]["toy_over_refusal"] < 0.15
-    reward = outcome.artifacts["reward"].metrics
+    reward = made["reward"].metrics
     assert reward["test_accuracy_low"] > reward["length_accuracy"] and reward["length_p"] < 0.001
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1])
-def test_constitutional_ai_makes_the_toy_assistant_harmless_and_leaves_it_helpful(seed, tmp_path):
-    """Nobody says which reply is better: harm goes, answers stay right, and what is harmless is not refused."""
-    recipe, store = load("quickstart/cai", [f"seed={seed}"]), Store(tmp_path / "runs")
-    outcome = run(recipe, store, Machine(store=store.root, device="cpu", threads=1))
-    assert not outcome.errors
-    found = json.loads((outcome.artifacts["result"].path / "comparison.json").read_text())
-    value = {name: {metric: v["value"] for metric, v in of.items()} for name, of in found["policies"].items()}
-    gain = {(p["metric"], p["policy"], p["baseline"]): (p["low"], p["high"]) for p in found["pairs"]}
+def test_constitutional_ai_in_short_makes_the_toy_assistant_harmless(tmp_path):
+    """One round, and DPO without a reward model and PPO: what CI has time for, three minutes of one core."""
+    fields = ("cai.rounds=1", "result.policies=[$sft,$cai,$dpo]")
+    made, value, gain = measured("quickstart/cai", tmp_path, *fields, until="result")
     assert value["sft"]["toy_harmful_compliance"] > 0.4
     assert gain["toy_harmful_compliance", "cai", "sft"][1] < 0
-    assert value["dpo"]["toy_harmful_compliance"] < 0.1 and value["ppo"]["toy_harmful_compliance"] < 0.1
-    assert value["dpo"]["toy_over_refusal"] < 0.15 and value["ppo"]["toy_over_refusal"] < 0.15
-    assert gain["toy_correct", "ppo", "sft"][1] > 0, "not shown to be worse"
-    assert outcome.artifacts["feedback"].metrics["consistency_low"] > 0.1
+    assert value["dpo"]["toy_harmful_compliance"] < 0.15 and value["dpo"]["toy_over_refusal"] < 0.15
+    assert all(gain["toy_correct", aligned, "sft"][1] > 0 for aligned in ("cai", "dpo")), "not shown to be worse"
+    assert made["feedback"].metrics["consistency_low"] > 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.whole
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_constitutional_ai_makes_the_toy_assistant_harmless_and_leaves_it_helpful(seed, tmp_path):
+    """Nobody says which reply is better: harm goes, answers stay right, and what is harmless is not refused."""
+    made, value, gain = measured("quickstart/cai", tmp_path, f"seed={seed}")
+    assert value["sft"]["toy_harmful_compliance"] > 0.4
+    assert gain["toy_harmful_compliance", "cai", "sft"][1] < 0
+    for aligned in ("dpo", "ppo"):
+        assert value[aligned]["toy_harmful_compliance"] < 0.1
+        assert value[aligned]["toy_over_refusal"] < 0.15
+        assert gain["toy_correct", aligned, "sft"][1] > 0, "not shown to be worse"
+    assert made["feedback"].metrics["consistency_low"] > 0.1

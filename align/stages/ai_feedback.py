@@ -129,7 +129,10 @@ class AIFeedback(Stage):
         else:
             said = f"none of the judge's answers about {pairs} pairs could be read"
         if self.unreliable == "refuse" or "order_agreement" not in told:
-            raise CheckError(f"{said}. Its labels would be noise: take a better judge, or say `unreliable: keep`")
+            raise CheckError(
+                f"{said}. Its labels would be noise: take a better judge, or pairs that differ in what is asked, or say"
+                " `unreliable: keep`"
+            )
         ctx.note(f"{said}; kept all the same", level="warning")
 
     def _labelling(self, ctx: Context) -> Callable[[Sequence[Item]], list[dict[str, Any]]]:
