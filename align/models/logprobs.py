@@ -197,7 +197,8 @@ class LanguageModel(nn.Module):
         hidden, rows, made = self.before(batch).to(weight.dtype), max(1, CHUNK // weight.shape[0]), []
         for states, target in zip(hidden.split(rows), batch.target.split(rows), strict=True):
             logits, _ = projection.logits(states, weight, bias)
-            made.append((_measured(logits, target, False)[1], logits.argmax(-1) == target))
+            logp = logits.gather(-1, target[:, None])[:, 0] - logits.logsumexp(-1)
+            made.append((logp, logits.argmax(-1) == target))
         logps, likeliest = zip(*made, strict=True)
         return torch.cat(logps), torch.cat(likeliest)
 
