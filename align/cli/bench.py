@@ -6,7 +6,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -49,7 +49,9 @@ def bench(
     from align.bench import table as shown
 
     if table:
-        print(shown.markdown(json.loads(file.read_text("utf-8")) for file in table))
+        if stages:
+            raise RecipeError(f"--table shows saved figures and measures nothing; repeat --table for {stages[0]}")
+        print(shown.markdown(map(saved, table)))
         return
     tasks = stages or list(TASKS)
     for task in tasks:
@@ -81,6 +83,17 @@ def bench(
         print(json.dumps(result, indent=1))
     if save:
         save.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def saved(file: Path) -> dict[str, Any]:
+    """The figures that `--save` kept."""
+    try:
+        found = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"--table: {file} cannot be read: {error}") from None
+    if not isinstance(found, dict) or "tasks" not in found:
+        raise RecipeError(f"--table: {file} has no 'tasks', so it was not saved by `align bench --save`")
+    return found
 
 
 def command(arguments: list[str]) -> str:

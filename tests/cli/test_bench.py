@@ -17,10 +17,14 @@ from tests.bench.test_tasks import NARROW
         (["dpo", "--against", "tlr"], "--against: 'tlr' is not known; there is trl"),
         (["dpo", "--dtype", "float16"], "--dtype: 'float16' is neither float32 nor bfloat16"),
         (["dpo", "--model", "huge"], "--model: 'huge' is none of tiny, llama-1b"),
+        (["--table", "a.json", "b.json"], "repeat --table for b.json"),
+        (["--table", "gone.json"], "--table: gone.json cannot be read"),
+        (["--table", "other.json"], "--table: other.json has no 'tasks', so it was not saved by `align bench --save`"),
         (["dpo", "--data", "shor"], "--data: 'shor' is neither a file nor one of hh-like, short, long."),
     ],
 )  # fmt: skip
-def test_what_it_does_not_know_is_refused(align, arguments, said):
+def test_what_it_does_not_know_is_refused(align, arguments, said, tmp_path):
+    (tmp_path / "other.json").write_text("{}")
     ran = align("bench", *arguments)
     assert ran.code == 2
     assert said in ran.err
