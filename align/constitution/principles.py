@@ -37,7 +37,7 @@ class Principle(Config):
     """Asks for a better one."""
     question: Words | None = None
     """Asks which of two replies is better; none means the one that gives less to say to the critique request."""
-    weight: float = Field(1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0)
     """How often it is drawn, relative to the others."""
     tags: tuple[str, ...] = ()
     """Words by which a stage can choose some of the principles."""
