@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 OPTIONAL = {
     "bitsandbytes": "models with quantize: 4bit (QLoRA), on a GPU",
     "vllm": "generator: vllm, replies written on a GPU",
+    "lm_eval": "benchmarks in comparisons",
     "tensorboard": "--track tensorboard",
     "wandb": "--track wandb",
     "mlflow": "--track mlflow",
