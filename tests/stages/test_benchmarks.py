@@ -143,6 +143,20 @@ def test_an_answer_that_the_task_begins_goes_on_from_there(artifacts, context, f
         assert row["answered"] == pytest.approx(expected, abs=1e-4)
 
 
+def test_a_description_is_the_systems_or_where_it_is_refused_the_users(artifacts, context, folder, tmp_path_factory):
+    (folder / "told.yaml").write_text(f"{CHOICES}description: so very\n".replace("places", "told", 1))
+    refusing = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('nobody rules here') }}{% endif %}"
+        "{{ m.role | capitalize }}: {{ m.content }} {% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
+    )
+    deaf = with_contract(artifacts["base"], tmp_path_factory.mktemp("deaf"), template=refusing)
+    ctx = context({"base": artifacts["base"], "deaf": deaf})
+    run(ctx, "told.yaml", policies=["$base", "$deaf"], templates="own")
+    asked = {name: kept(ctx, name)[0]["asked"] for name in ("base", "deaf")}
+    assert asked["base"] == "<unk> so very User: the cat sat on Assistant:", "the word System: is not in the vocabulary"
+    assert asked["deaf"] == "User: so very the cat sat on Assistant:"
+
+
 def test_a_raw_policy_is_asked_by_a_text_to_go_on_with(artifacts, context, tmp_path_factory):
     raw = with_contract(artifacts["base"], tmp_path_factory.mktemp("raw"), template="raw")
     ctx = context({"base": raw})
