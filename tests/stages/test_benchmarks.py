@@ -151,7 +151,7 @@ def test_a_description_is_the_systems_or_where_it_is_refused_the_users(artifacts
     )
     deaf = with_contract(artifacts["base"], tmp_path_factory.mktemp("deaf"), template=refusing)
     ctx = context({"base": artifacts["base"], "deaf": deaf})
-    run(ctx, "told.yaml", policies=["$base", "$deaf"], templates="own")
+    run(ctx, {"task": "told.yaml", "limit": 2}, policies=["$base", "$deaf"], templates="own")
     asked = {name: kept(ctx, name)[0]["asked"] for name in ("base", "deaf")}
     assert asked["base"] == "<unk> so very User: the cat sat on Assistant:", "the word System: is not in the vocabulary"
     assert asked["deaf"] == "User: so very the cat sat on Assistant:"
@@ -193,9 +193,9 @@ def test_a_written_answer_ends_at_the_policys_stop_ids_and_where_the_task_says(a
         left = words[: next((i for i, word in enumerate(words) if word in ends), len(words))]
         return [word for word in left if word not in ("<unk>", "<s>", "<pad>")]
 
-    assert written(artifacts["base"]) == [cut(words, "then", "</s>") for words in expected]
-    assert written(stopping) == [cut(words, "then", "</s>", first) for words in expected]
-    assert written(stopping) != written(artifacts["base"])
+    as_it_is, stopped = ([cut(words, "then", "</s>", *more) for words in expected] for more in ([], [first]))
+    assert as_it_is != stopped
+    assert (written(artifacts["base"]), written(stopping)) == (as_it_is, stopped)
 
 
 def test_likelihoods_of_texts_add_up_over_words_and_bytes(artifacts, context):
