@@ -11,10 +11,10 @@ import contextlib
 import functools
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from align.errors import RecipeError, suggestion
 from align.stage import Stage
@@ -57,8 +57,13 @@ class Registry(Generic[T]):
             return entry.load()
         raise RecipeError(f"no {self.noun} is called {name!r}.{suggestion(name, self.names())}")
 
-    def add(self, name: str, thing: T) -> T:
-        """Registers under a name that must be new; while a plugin file is being loaded, for that recipe only."""
+    def add(self, name: str, thing: T, function: Callable[..., Any] | None = None) -> T:
+        """Registers under a name that must be new; while a plugin file is being loaded, for that recipe only.
+
+        function: what the thing is made of, which a built-in's own module decorates, too: that is no second one.
+        """
+        if function and self.builtin.get(name) == f"{function.__module__}:{function.__name__}":
+            return thing
         if name in self:
             raise RecipeError(f"a {self.noun} called {name!r} exists already; choose another name")
         (self.plugins if _loading else self.code)[name] = thing

@@ -15,6 +15,7 @@ from align.cli import report as table
 from align.cli.display import LiveTable, LogLines
 from align.cli.options import policy_source, reward_given, server, with_machine
 from align.config import Data, Endpoint, Model
+from align.data.sources import READERS
 from align.errors import Problem, RecipeError, StoreError
 from align.machine import Machine
 from align.problems import problems
@@ -44,15 +45,26 @@ def compare(
     judge: Annotated[
         list[str] | None, typer.Option(help="A model that says which of two replies is better; repeatable.")
     ] = None,
-    criterion: Annotated[
-        str | None, typer.Option(help="What judges are asked, as a question.")
+    criterion: Annotated[str | None, typer.Option(help="What judges are asked, as a question.")] = None,
+    thoughts: Annotated[
+        int | None, typer.Option(min=1, help="Tokens that judges may think in before they answer; none: at once.")
     ] = None,
     text: Annotated[str | None, typer.Option(help="Raw text whose likelihood is measured.")] = None,
     benchmark: Annotated[
         list[str] | None, typer.Option(help="A task of lm-evaluation-harness, or the YAML of your own; repeatable.")
     ] = None,
+    transform: Annotated[
+        list[str] | None,
+        typer.Option(help="How prompts are put differently, to see how far scores move (typos ...); repeatable."),
+    ] = None,
+    paraphrase: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="The same, in the words of a model or a server.")
+    ] = None,
     template: Annotated[
         str | None, typer.Option(help="Chat template of models that are no artifacts: plain, raw or a jinja file.")
+    ] = None,
+    cluster: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="What says which prompts belong together.")
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="At most so many prompts, and documents of a benchmark.")
@@ -80,12 +92,17 @@ def compare(
     if text:
         inputs[TEXT] = _dataset(store, text)
     rewards = [reward_given(store, given, inputs) for given in reward or ()]
-    judges = [_judge(store, given, template, inputs) for given in judge or ()]
+    judges = [_model(store, given, template, inputs) for given in judge or ()]
+    asked: dict[str, Any] = {"text": criterion} if criterion else {}
+    asked |= {"reasoning": {"max_new_tokens": thoughts, "temperature": 0}} if thoughts else {}
+    reworded = [{"paraphrase": _model(store, paraphrase, template, inputs)}] if paraphrase else []
     fields = {
         "policies": [f"${name}" for name in names],
         "prompts": f"${PROMPTS}" if prompts else None,
+        "cluster": cluster,
         "rewards": rewards,
-        "judges": [{"model": name} | ({"text": criterion} if criterion else {}) for name in judges],
+        "judges": [{"model": name} | asked for name in judges],
+        "brittleness": [*(transform or ()), *reworded],
         "sampling": {"n": n, "temperature": temperature, "max_new_tokens": max_new_tokens},
         "text": f"${TEXT}" if text else None,
         "benchmarks": [{"task": task, "limit": limit} for task in benchmark or ()],
@@ -160,6 +177,8 @@ def _contestant(store: Store, given: str, template: str | None) -> Artifact | Mo
         return found
     if Path(given).is_file():
         return Data(path=given)
+    if Path(given).suffix in READERS:
+        raise RecipeError(f"{given}: no such file of ready answers")
     with suppress(StoreError):
         if (made := store.get(given)).kind == "records":
             return made
@@ -167,11 +186,11 @@ def _contestant(store: Store, given: str, template: str | None) -> Artifact | Mo
     return found.model_copy(update={"template": template}) if isinstance(found, Model) and template else found
 
 
-def _judge(store: Store, given: str, template: str | None, inputs: dict[str, Any]) -> str:
-    """The reference to a judge, which joins the inputs."""
+def _model(store: Store, given: str, template: str | None, inputs: dict[str, Any]) -> str:
+    """The reference to a model that judges or rewords, which joins the inputs."""
     found = _contestant(store, given, template)
     if isinstance(found, Data) or (isinstance(found, Artifact) and found.kind != "policy"):
-        raise RecipeError(f"{given}: a judge is a model or a server, not records")
+        raise RecipeError(f"{given}: what judges or rewords is a model or a server, not records")
     (name,) = _names([given])
     name = _joined(given) if inputs.get(name, found) != found else name
     inputs[name] = found

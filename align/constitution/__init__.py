@@ -3,10 +3,12 @@
 from align.constitution.asking import (
     LETTERS,
     asked_to_compare,
+    asked_to_conclude,
     asked_to_criticise,
     asked_to_decide,
     asked_to_reason,
     asked_to_revise,
+    conclusion,
 )
 from align.constitution.files import FOLDER, ConstitutionField, files, find, read
 from align.constitution.principles import Constitution, Principle, Transcript, drawn
@@ -19,10 +21,12 @@ __all__ = [
     "Principle",
     "Transcript",
     "asked_to_compare",
+    "asked_to_conclude",
     "asked_to_criticise",
     "asked_to_decide",
     "asked_to_reason",
     "asked_to_revise",
+    "conclusion",
     "drawn",
     "files",
     "find",

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
 from align.constitution.principles import Principle
 from align.records import Message, Messages
 
 LETTERS = ("A", "B")
 """The answers to a feedback question."""
 DECIDE = "Answer with A or B."
+CONCLUDE = (
+    "Think step by step, then end with your verdict: [[A]] if (A) is the better reply, [[B]] if (B) is, [[C]] if both "
+    "are equally good."
+)
+"""The verdicts are those of MT-bench (arXiv:2306.05685)."""
 
 
 def asked_to_criticise(prompt: Messages, reply: str, principle: Principle, examples: Messages = ()) -> Messages:
@@ -32,6 +39,17 @@ def asked_to_compare(prompt: Messages, first: str, second: str, principle: Princ
 def asked_to_reason(prompt: Messages, first: str, second: str, principle: Principle) -> Messages:
     """The same question to be thought about before it is answered."""
     return (Message("user", f"{_comparison(prompt, first, second, principle)} Think step by step; do not decide yet."),)
+
+
+def asked_to_conclude(prompt: Messages, first: str, second: str, principle: Principle) -> Messages:
+    """The same question, to be thought about and answered in one go; `conclusion` reads the answer."""
+    return (Message("user", f"{_comparison(prompt, first, second, principle)} {CONCLUDE}"),)
+
+
+def conclusion(text: str) -> float | None:
+    """The last verdict that a text comes to: 1 for A, 0 for B, a half for a tie; None where there is none."""
+    said = re.findall(r"\[\[([ABC])\]\]", text)
+    return {"A": 1.0, "B": 0.0, "C": 0.5}[said[-1]] if said else None
 
 
 def asked_to_decide(reasoned: Messages, thoughts: str) -> Messages:

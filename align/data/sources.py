@@ -195,9 +195,21 @@ def _jsonl(stream: IO[bytes], spec: Data) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(_lines(stream, spec), 1):
         if line.strip():
             try:
-                yield number, json.loads(line)
+                yield number, _spelled(json.loads(line), line)
             except json.JSONDecodeError as error:
                 yield number, _Unreadable(f"not JSON: {error.msg} at column {error.colno}")
+
+
+def _spelled(value: Any, source: str) -> Any:
+    """The value, unless a text in it holds half a character, which JSON can escape (\\ud83d) and no file can hold."""
+    if "\\ud" not in source.lower():
+        return value
+    text = json.dumps(value, ensure_ascii=False)
+    half = re.search("[\ud800-\udfff]", text)
+    if half is None:
+        return value
+    before = text[max(0, half.start() - 20) : half.start()]
+    return _Unreadable(f"half a character (\\u{ord(half[0]):04x}) after {before!r}: the text was cut inside of it")
 
 
 def _json(stream: IO[bytes], spec: Data) -> Iterator[tuple[int, Any]]:
@@ -213,7 +225,7 @@ def _json(stream: IO[bytes], spec: Data) -> Iterator[tuple[int, Any]]:
     while not closed:
         line, counted = line + text.count("\n", counted, at), at
         value, at = decoder.raw_decode(text, at)
-        yield line, value
+        yield line, _spelled(value, text[counted:at])
         at = blank.match(text, at).end()  # type: ignore[union-attr]
         closed = text[at : at + 1] == "]"
         if not closed and text[at : at + 1] != ",":

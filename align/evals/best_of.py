@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby, product
 from typing import Any
 
@@ -46,7 +46,12 @@ def best(samples: Sequence[Sample], reward: str, better: Better) -> list[Sample]
 
 
 def curve(
-    samples: Sequence[Sample], rewards: Sequence[str], better: Better, sizes: Sequence[int], seed: int
+    samples: Sequence[Sample],
+    rewards: Sequence[str],
+    better: Better,
+    sizes: Sequence[int],
+    seed: int,
+    clusters: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
     """One row for each size and reward: the value of the reply that the first reward likes best among so many.
 
@@ -60,9 +65,10 @@ def curve(
     for n, reward in product(sizes, rewards):
         found = {id: _best(replies, rewards[0], reward, better, n) for id, replies in by_prompt.items()}
         values = {id: value for id, value in found.items() if value is not None}
-        if len(values) < 2:
+        measure = Measure.of_means(tuple(values), np.array(list(values.values()))).within(clusters or {})
+        if measure.units < 2:
             continue
-        value = interval(Measure.of_means(tuple(values), np.array(list(values.values()))), seed)
+        value = interval(measure, seed)
         kl = kl_bound(n)
         rows.append({
             "n": n, "metric": reward, "value": value.value, "low": value.low, "high": value.high,

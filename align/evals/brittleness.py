@@ -52,12 +52,7 @@ SUFFIXES = (
 def transformation(name: str) -> Callable[[Transformation], Transformation]:
     """Registers a function `(messages, chance) -> messages` as the transformation that recipes call `name`."""
 
-    def register(function: Transformation) -> Transformation:
-        if TRANSFORMATIONS.builtin.get(name) == f"{function.__module__}:{function.__name__}":
-            return function
-        return TRANSFORMATIONS.add(name, function)
-
-    return register
+    return lambda function: TRANSFORMATIONS.add(name, function, function)
 
 
 def _known(name: str) -> str:

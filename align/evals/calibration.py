@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from align.evals.statistics import wilson
+from align.evals.rates import wilson
 
 
 def brier(probabilities: np.ndarray, outcomes: np.ndarray) -> float:

@@ -2,31 +2,33 @@
 
 `comparison.json`; sections from `win_rates` on are there where there is something to say:
 
-    policies     name -> metric -> {value, low, high, n}
-    pairs        [{metric, policy, baseline, difference, low, high, p, win, tie, loss, n, spread, test, effect, p_holm,
-                 detectable, needed, sure}], each later policy against each earlier one, on the prompts that say
-                 something of both. `spread` is the standard deviation of the prompts' differences, `effect` the
-                 difference divided by it (Cohen's d_z, null where it is 0), `test` "bootstrap" or "mcnemar", `p_holm`
-                 is `p` after Holm's procedure over all pairs of that metric, `detectable` the smallest difference that
-                 n prompts find with 80 % power among so many pairs, `needed` {difference, prompts} how many prompts
-                 find one that is worth it, or null; `sure` whether the interval leaves out 0 and p_holm is at most 0.05
+    policies     name -> metric -> {value, low, high, n, clusters}; `clusters` is how many conversations, or whatever
+                 else `align.evals.clusters` finds, the n prompts belong to, here and below; null where all stand alone
+    pairs        [{metric, policy, baseline, difference, low, high, p, win, tie, loss, n, spread, test, error,
+                 clusters, effect, p_holm, detectable, needed, sure}], each later policy against each earlier one, on
+                 the prompts that say something of both. `spread` is the standard deviation of the prompts' differences,
+                 `error` the standard error of their mean, by clusters, `effect` the difference divided by `spread`
+                 (Cohen's d_z, null where that is 0), `test` "bootstrap" or "mcnemar", `p_holm` is `p` after Holm's
+                 procedure over all pairs of that metric, `detectable` the smallest difference that n prompts find with
+                 80 % power among so many pairs, `needed` {difference, prompts} how many prompts find one that is worth
+                 it, or null; `sure` whether the interval leaves out 0 and p_holm is at most 0.05
     verdicts     sentences, derived from the pairs, one each; then those of judges, derived from their win rates
     notes        sentences about what is not compared, and why
     better       metric -> "higher", "lower" or null
     settings     what all policies shared: decoding, seed, prompts, base, templates
-    win_rates    [{metric, policy, baseline, rate, low, high, n, controlled}], one for each pair and each reward with a
-                 better side: how often the policy's reply is the better one, ties half; `controlled` {rate, low, high}
-                 is what is left at equal length, or null
+    win_rates    [{metric, policy, baseline, rate, low, high, n, clusters, controlled}], one for each pair and each
+                 reward with a better side: how often the policy's reply is the better one, ties half; `controlled`
+                 {rate, low, high} is what is left at equal length, or null
     ratings      metric -> policy -> {value, low, high}: Bradley-Terry ratings of three and more policies, in Elo points
                  (400 points are odds of 10), mean 0
-    judges       name -> {pairs, equal, withheld, unread, refused, position_bias, agreement_of_orders, length, self,
-                 human} of judges, whose win rates, ratings and verdicts stand among the others under their names. Of
-                 `pairs` of replies that differ (`equal` ones are ties, and of `withheld` ones a server kept a reply
-                 back) `unread` count for nothing; `refused` questions the judge's server declined. `position_bias` (the
-                 mean probability of the first place, minus a half), `agreement_of_orders` (share of pairs with one
-                 opinion in both orders) and `length` (what the longer reply wins) are {value, low, high, n} or null;
-                 `self` is the contestant that judges, or null; `human` {kappa, low, high, same, n} its agreement with
-                 people, or null
+    judges       name -> {pairs, equal, withheld, unread, cut, refused, position_bias, agreement_of_orders, length,
+                 self, human} of judges, whose win rates, ratings and verdicts stand among the others under their names.
+                 Of `pairs` of replies that differ (`equal` ones are ties, and of `withheld` ones a server kept a reply
+                 back) `unread` count for nothing; `cut` thoughts ended at the token limit; `refused` questions the
+                 judge's server declined. `position_bias` (the mean probability of the first place, minus a half),
+                 `agreement_of_orders` (share of pairs with one opinion in both orders) and `length` (what the longer
+                 reply wins) are {value, low, high, n} or null; `self` is the contestant that judges, or null; `human`
+                 {kappa, low, high, same, n} its agreement with people, or null
     best_of      policy -> [{n, metric, value, low, high, kl, kl_per_token}]: each reward of the reply that the first
                  reward likes best among n; `kl` is an upper bound on the distance to the policy itself in nats a reply
     brittleness  policy -> transformation -> metric -> {difference, low, high, n}: how far a score moves where the
@@ -38,7 +40,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from itertools import combinations
-from math import exp
+from math import exp, sqrt
 from typing import Any
 
 from align.evals import power
@@ -57,15 +59,18 @@ PER_TOKEN = ("tokens", "nll")
 def comparison(
     measures: Measures, better: Mapping[str, Better], settings: dict[str, Any], seed: int,
     tokenizers: Mapping[str, str] | None = None, worth: Mapping[str, float] | None = None, notes: Iterable[str] = (),
+    clusters: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """The first six sections of comparison.json.
 
     tokenizers: policy -> what names its tokenizer; none means one for all. worth: metric -> a difference that people
     would care about; `power.worthwhile` says what it is where nobody does. notes: what is known already.
+    clusters: prompt -> what it belongs to, where not all stand alone.
     """
-    known = {name: {m: v for m, v in found.items() if len(v.ids) > 1} for name, found in measures.items()}
+    held = {name: {m: v.within(clusters or {}) for m, v in found.items()} for name, found in measures.items()}
+    known = {name: {m: v for m, v in found.items() if v.units > 1} for name, found in held.items()}
     notes = list(notes) + [
-        f"{metric} of {name} is not shown: one prompt alone has no interval"
+        f"{metric} of {name} is not shown: one prompt alone, or one cluster of them, has no interval"
         for name, found in measures.items() for metric in found if metric not in known[name]
     ]  # fmt: skip
     shares = _shares(known)
@@ -95,7 +100,7 @@ def _values(measures: Mapping[str, Measure], shares: set[str], seed: int) -> dic
     """Each metric's value with its interval; perplexity, which nll decides, among them."""
     values = {m: asdict(interval(found, seed_of(seed, m), m in shares)) for m, found in measures.items()}
     if "nll" in values:
-        values["perplexity"] = {k: v if k == "n" else exp(v) for k, v in values["nll"].items()}
+        values["perplexity"] = {k: v if k in ("n", "clusters") else exp(v) for k, v in values["nll"].items()}
     return values
 
 
@@ -132,8 +137,7 @@ def _standings(
     """Every pair of one metric with what it is worth among all of them."""
     adjusted = power.holm([gap.p for gap in found.values()])
     for (names, gap), p_holm in zip(found.items(), adjusted, strict=True):
-        needed = power.needed(worth, gap.spread, len(found)) if worth else None
-        yield names, gap, Standing(p_holm, len(found), worth, needed)
+        yield names, gap, Standing(p_holm, len(found), worth, power.prompts_needed(gap, worth, len(found)))
 
 
 def _pair(found: Difference, standing: Standing) -> dict[str, Any]:
@@ -141,7 +145,7 @@ def _pair(found: Difference, standing: Standing) -> dict[str, Any]:
     return asdict(found) | {
         "effect": found.effect,
         "p_holm": standing.p_holm,
-        "detectable": power.detectable(found.spread, found.n, standing.pairs),
+        "detectable": power.detectable(found.error * sqrt(found.units), found.units, standing.pairs),
         "needed": needed,
         "sure": standing.sure(found),
     }
@@ -152,7 +156,7 @@ def paired(policy: Measure, baseline: Measure, seed: int) -> tuple[Difference | 
     theirs = set(baseline.ids)
     shared = [id for id in policy.ids if id in theirs]
     apart = len(theirs.symmetric_difference(policy.ids))
-    if len(shared) < 2:
+    if len(shared) < 2 or policy.of(shared).units < 2:
         return None, f"not compared: {len(shared)} prompts have a value of both, {apart} of one only"
     found = difference(policy.of(shared), baseline.of(shared), seed)
     if not apart:

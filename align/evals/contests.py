@@ -14,20 +14,22 @@ from align.stage import seed_of
 
 
 def contests(
-    samples: Mapping[str, Sequence[Sample]], better: Mapping[str, Better], seed: int
+    samples: Mapping[str, Sequence[Sample]], better: Mapping[str, Better], seed: int,
+    clusters: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """`win_rates`, and `ratings` of three and more policies, by every reward that has a better side.
 
     samples: policy -> its replies, ordered by prompt. better: reward -> which of its scores are good.
+    clusters: prompt -> what it belongs to.
     """
     rates, rated = [], {}
     for reward in (name for name, side in better.items() if side is not None):
         replies = {name: scored(made, reward, better[reward]) for name, made in samples.items()}
         replies = {name: found for name, found in replies.items() if found}
-        held = {(baseline, policy): wins(replies[policy], replies[baseline])
+        held = {(baseline, policy): wins(replies[policy], replies[baseline], clusters)
                 for baseline, policy in combinations(replies, 2)}  # fmt: skip
         for (baseline, policy), found in held.items():
-            if len(found.ids) > 1:
+            if found.rate.units > 1:
                 named = {"metric": reward, "policy": policy, "baseline": baseline}
                 rates.append(named | win_rate(found, seed_of(seed, reward)))
         by_pair = {pair: found.rate for pair, found in held.items()}

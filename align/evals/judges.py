@@ -6,8 +6,15 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from align.config import Config
-from align.constitution import LETTERS, Principle, asked_to_compare
+from align.config import Config, Sampling
+from align.constitution import (
+    LETTERS,
+    Principle,
+    asked_to_compare,
+    asked_to_conclude,
+    asked_to_decide,
+    asked_to_reason,
+)
 from align.data.fields import DataField
 from align.records import Message, Messages
 from align.stage import GeneratorRef
@@ -24,6 +31,8 @@ class Judged(Config):
     """Another."""
     better: Literal["first", "second"]
     """What the judge should say."""
+    why: str = ""
+    """What it should think before it does, where judges reason."""
 
 
 class PairJudge(Config):
@@ -37,6 +46,12 @@ class PairJudge(Config):
     """What to look at, and what makes a reply the better one."""
     examples: tuple[Judged, ...] = ()
     """Pairs with their verdicts, shown to the judge first; let each side win as often."""
+    reasoning: Sampling | None = None
+    """Let the judge think in words before it answers, drawn so: `{max_new_tokens: 300, temperature: 0}`; none means
+    that it answers at once. What it thought is kept beside each pair, and the report shows it."""
+    verdict: Literal["probability", "written"] = "probability"
+    """How it is read after reasoning: from the probabilities of A and B in one more answer, or from `[[A]]`, `[[B]]` or
+    `[[C]]`, a tie, at the end of what it wrote, which suits models that reason by themselves."""
     human: DataField | None = None
     """Preferences of people, such as votes of `align annotate`: the judge is asked about these pairs too, and the
     comparison tells how far it agrees with people beyond chance."""
@@ -44,6 +59,16 @@ class PairJudge(Config):
     @model_validator(mode="after")
     def _named(self) -> PairJudge:
         object.__setattr__(self, "name", self.name or self.model.name)
+        return self
+
+    @model_validator(mode="after")
+    def _possible(self) -> PairJudge:
+        if self.verdict == "written" and self.reasoning is None:
+            raise ValueError("verdict: is written at the end of reasoning; give `reasoning: {max_new_tokens: 300}`")
+        if self.reasoning is not None and self.reasoning.n != 1:
+            raise ValueError(f"reasoning: a judge thinks once before it answers; n is {self.reasoning.n}")
+        if self.reasoning is not None and not all(example.why for example in self.examples):
+            raise ValueError("examples: say `why` in each, for the judge reasons before it answers")
         return self
 
     @property
@@ -57,6 +82,12 @@ class PairJudge(Config):
         made: list[Message] = []
         for example in self.examples:
             prompt = (Message("user", example.prompt),)
-            made += asked_to_compare(prompt, example.first, example.second, self.principle)
-            made.append(Message("assistant", LETTERS[example.better == "second"]))
+            shown = (prompt, example.first, example.second, self.principle)
+            letter = LETTERS[example.better == "second"]
+            if self.reasoning is None:
+                made += (*asked_to_compare(*shown), Message("assistant", letter))
+            elif self.verdict == "written":
+                made += (*asked_to_conclude(*shown), Message("assistant", f"{example.why}\n\n[[{letter}]]"))
+            else:
+                made += (*asked_to_decide(asked_to_reason(*shown), example.why), Message("assistant", letter))
         return tuple(made)

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from align.config import Sampling
-from align.evals.brittleness import transformed
+from align.errors import CheckError
 from align.evals.compare import paired
 from align.evals.evaluate import Answers, Subject, scored
 from align.evals.examining import Examined, examined, unable
@@ -37,14 +39,16 @@ class Questions:
     metrics: Sequence[MetricSpec] = ()
     texts: Sequence[Text] = ()
     text_tokens: int = 512
-    brittleness: Sequence[str] = ()
-    """Names of transformations."""
+    brittleness: Mapping[str, Sequence[tuple[Prompt, Prompt]]] = field(default_factory=dict)
+    """Transformation -> each prompt that it changes, as it was and as it is then."""
     readers: Sequence[Reader] = ()
     """Those who must have room for a transformed prompt."""
     exams: Sequence[Exam] = ()
     """Benchmarks."""
     max_too_long: float = 0.1
     """The share of a benchmark's documents that may have no room."""
+    clusters: Mapping[str, str] = field(default_factory=dict)
+    """Prompt -> what it belongs to, where not all stand alone."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,21 @@ def measured(samples: Sequence[Sample], rewards: Sequence[Reward], metrics: Sequ
     """Each reward's mean, what describes replies, and the further metrics that have something to say."""
     further = {metric.name: metric(samples) for metric in metrics}
     made = scores(samples, [reward.name for reward in rewards]) | descriptions(samples)
-    return made | {name: measure for name, measure in further.items() if measure is not None}
+    made |= {name: measure for name, measure in further.items() if measure is not None}
+    for name, measure in made.items():
+        _finite(name, measure)
+    return made
+
+
+def _finite(name: str, measure: Measure) -> None:
+    """Raises CheckError where a metric is no number for some prompt, which would spoil every mean without a word."""
+    wrong = np.flatnonzero(~np.isfinite(measure.total) | ~np.isfinite(measure.count))
+    if len(wrong):
+        value = measure.total[wrong[0]]
+        raise CheckError(
+            f"metric {name!r} is {value} for {len(wrong)} of {len(measure.ids)} prompts, such as "
+            f"{measure.ids[wrong[0]]}: a metric gives a number, or leaves prompts out of its Measure"
+        )
 
 
 def brittleness(subject: Subject, asked: Questions, before: Mapping[str, Measure]) -> dict[str, dict[str, Any]]:
@@ -128,8 +146,7 @@ def brittleness(subject: Subject, asked: Questions, before: Mapping[str, Measure
     """
     seed = seed_of(subject.ctx.seed, "brittleness")
     found: dict[str, dict[str, Any]] = {}
-    for name in asked.brittleness:
-        pairs = transformed(asked.prompts, name, seed)
+    for name, pairs in asked.brittleness.items():
         fit, _ = fitting([new for _, new in pairs], asked.readers, asked.sampling.max_new_tokens, limit=1.0)
         original = {new.prompt: old for old, new in pairs}
         if len(fit) < 2:
@@ -138,7 +155,10 @@ def brittleness(subject: Subject, asked: Questions, before: Mapping[str, Measure
         made = subject.answers(fit, asked.sampling, seed_of(subject.ctx.seed, ANSWERS))
         back = [replace(s, prompt=original[s.prompt].prompt) for s in made.samples]
         after = measured(scored(replace(made, samples=back), asked.rewards).samples, asked.rewards, asked.metrics)
-        gaps = {m: paired(after[m], before[m], seed_of(seed, m))[0] for m in after if m in before}
+        gaps = {
+            m: paired(after[m].within(asked.clusters), before[m].within(asked.clusters), seed_of(seed, m))[0]
+            for m in after if m in before
+        }  # fmt: skip
         found[name] = {
             metric: {k: v for k, v in asdict(gap).items() if k in ("difference", "low", "high", "n")}
             for metric, gap in gaps.items() if gap is not None

@@ -14,7 +14,8 @@ import numpy as np
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from align.evals.statistics import ENOUGH, LEVEL, Measure
+from align.evals import ENOUGH, LEVEL
+from align.evals.statistics import Difference, Measure
 
 POWER = 0.8
 """The chance with which a difference is to be found."""
@@ -44,6 +45,12 @@ def needed(worth: float, spread: float, pairs: int = 1) -> int | None:
         return ENOUGH
     alpha = (1 - LEVEL) / pairs
     return math.ceil(TTestPower().solve_power(effect_size=worth / spread, alpha=alpha, power=POWER))
+
+
+def prompts_needed(found: Difference, worth: float | None, pairs: int) -> int | None:
+    """How many prompts, in clusters as large as these, show a difference of `worth` with 80 % power."""
+    units = needed(worth, found.error * math.sqrt(found.units), pairs) if worth else None
+    return None if units is None else math.ceil(units * found.n / found.units)
 
 
 def worthwhile(measures: Sequence[Measure], share: bool) -> float | None:

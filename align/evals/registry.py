@@ -13,8 +13,7 @@ arguments after the samples are its options, checked by their annotations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
@@ -23,27 +22,19 @@ from align.config import Config
 from align.errors import AlignError
 from align.records import Sample
 from align.registry import Registry
-from align.rewards.base import Better
-from align.rewards.options import checked
+from align.rewards.options import Better, Named
 
 if TYPE_CHECKING:
     from align.evals.statistics import Measure
 
 
-@dataclass(frozen=True)
-class Metric:
+class Metric(Named):
     """A registered function `(samples, options...) -> Measure`; None where it has nothing to say."""
 
-    name: str
-    function: Callable[..., Measure | None]
-    better: Better = None
+    given = 1
 
     def __call__(self, samples: Sequence[Sample], **options: Any) -> Measure | None:
         return self.function(samples, **options)
-
-    def checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The options that were given, in the types of the function's annotations. Raises ValueError."""
-        return checked(self.function, 1, self.name, options)
 
 
 METRICS: Registry[Metric] = Registry(
@@ -59,13 +50,7 @@ METRICS: Registry[Metric] = Registry(
 def metric(name: str, better: Better = None) -> Callable[[Callable[..., Measure | None]], Metric]:
     """Registers a function `(samples, options...) -> Measure` as the metric that recipes call `name`."""
 
-    def register(function: Callable[..., Measure | None]) -> Metric:
-        made = Metric(name, function, better)
-        if METRICS.builtin.get(name) == f"{function.__module__}:{function.__name__}":
-            return made
-        return METRICS.add(name, made)
-
-    return register
+    return lambda function: METRICS.add(name, Metric(name, function, better), function)
 
 
 class MetricSpec(Config):

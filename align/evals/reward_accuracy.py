@@ -10,25 +10,27 @@ from scipy import stats
 from scipy.special import expit
 
 from align.evals.calibration import brier, calibration_error, reliability
-from align.evals.statistics import wilson
+from align.evals.rates import mcnemar, wilson
 
 Floats = NDArray[np.float64]
 
 
-def accuracy_report(scores: Floats, lengths: Floats, training_lengths: Floats) -> dict[str, float]:
+def accuracy_report(
+    scores: Floats, lengths: Floats, training_lengths: Floats, place: NDArray[np.int_] | None = None
+) -> dict[str, float]:  # fmt: skip
     """Accuracy on held-out pairs with its 95 % interval, beside that of a rule that knows lengths only.
 
     scores, lengths: (pairs, 2) of the chosen and the rejected reply, held out. training_lengths: (pairs, 2), to which
     the rule is fitted: it prefers the longer reply if that was chosen more often there, else the shorter one.
     `length_p` is the p-value of an exact McNemar test: how likely so different counts of right answers are if the model
     knew no more than lengths. `brier` and `calibration_error` compare the probabilities that scores stand for with what
-    was chosen. Ties count half.
+    was chosen. Ties count half. place: (pairs,) the number of each pair's cluster (`align.evals.clusters`).
     """
     right, longer = right_of(scores), float(right_of(training_lengths).mean())
     ruler = right_of(lengths if longer > 0.5 else -lengths)
     confidence = _confidence(scores)
-    low, high = wilson(right)
-    ruler_low, ruler_high = wilson(ruler)
+    low, high = wilson(right, place)
+    ruler_low, ruler_high = wilson(ruler, place)
     return {
         "test_pairs": float(len(right)),
         "test_accuracy": float(right.mean()),
@@ -38,7 +40,7 @@ def accuracy_report(scores: Floats, lengths: Floats, training_lengths: Floats) -
         "length_accuracy": float(ruler.mean()),
         "length_accuracy_low": ruler_low,
         "length_accuracy_high": ruler_high,
-        "length_p": mcnemar(right, ruler),
+        "length_p": mcnemar(right - ruler, place),
         "length_correlation": correlation(scores.ravel(), lengths.ravel()),
         "score_spread": float(scores.std()),
         "brier": brier(confidence, right),
@@ -60,11 +62,6 @@ def right_of(pairs: Floats) -> Floats:
     """(pairs,): 1 where the first of two numbers is the larger, 0 where the second is, a half where they are equal."""
     lead = pairs[:, 0] - pairs[:, 1]
     return np.where(lead > 0, 1.0, np.where(lead < 0, 0.0, 0.5))
-
-
-def mcnemar(one: Floats, other: Floats) -> float:
-    better, worse = int((one > other).sum()), int((one < other).sum())
-    return float(stats.binomtest(better, better + worse).pvalue) if better + worse else 1.0
 
 
 def correlation(scores: Floats, lengths: Floats) -> float:

@@ -2,7 +2,8 @@
 
 Prompts are what is drawn again and again, never replies or tokens: replies to one prompt are alike, so treating them as
 independent makes intervals too narrow. Two policies are compared on the same prompts, pair by pair, which takes the
-difficulty of the prompts out of the difference (lm-evaluation-harness#3831 compared paired data unpaired).
+difficulty of the prompts out of the difference (lm-evaluation-harness#3831 compared paired data unpaired). Turns of one
+conversation are alike, too: where prompts belong to clusters (`align.evals.clusters`), whole clusters are drawn.
 
 The prompts are drawn once for a seed and serve every metric of every policy: a resample is a row of counts, and its
 sums are one matrix product, where scipy.stats.bootstrap would draw and gather anew each time. Percentiles are moved
@@ -12,18 +13,18 @@ what they say from about 20 prompts on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest, norm, t
+from scipy.stats import norm, t
 
 from align.errors import CheckError
-from align.evals import ENOUGH
+from align.evals import ENOUGH, LEVEL
+from align.evals.rates import effective, mcnemar, paired_rates, standard_error, wilson
 
-LEVEL = 0.95
 RESAMPLES = 9999
 CHUNK = 1000
 """Resamples of one matrix product."""
@@ -41,6 +42,8 @@ class Measure:
     """(P,) float64."""
     count: np.ndarray
     """(P,) float64."""
+    clusters: tuple[str, ...] = ()
+    """(P,) what each prompt belongs to; none means that each stands alone."""
 
     @classmethod
     def of_means(cls, ids: tuple[str, ...], means: np.ndarray) -> Measure:
@@ -74,7 +77,30 @@ class Measure:
         """The part about these prompts, in their order."""
         place = {id: i for i, id in enumerate(self.ids)}
         chosen = [place[id] for id in ids]
-        return Measure(tuple(ids), self.total[chosen], self.count[chosen])
+        clusters = tuple(self.clusters[i] for i in chosen) if self.clusters else ()
+        return Measure(tuple(ids), self.total[chosen], self.count[chosen], clusters)
+
+    def within(self, clusters: Mapping[str, str]) -> Measure:
+        """The same, its prompts in clusters; those that the mapping does not know stand alone."""
+        return replace(self, clusters=tuple(clusters.get(id, id) for id in self.ids) if clusters else ())
+
+    @cached_property
+    def place(self) -> np.ndarray:
+        """(P,) the number of each prompt's cluster."""
+        numbers = {name: i for i, name in enumerate(dict.fromkeys(self.clusters or self.ids))}
+        return np.array([numbers[name] for name in self.clusters or self.ids], int)
+
+    @property
+    def units(self) -> int:
+        """Clusters, which are prompts where each stands alone: how many there are to draw from."""
+        return len(set(self.clusters)) if self.clusters else len(self.ids)
+
+    @property
+    def sums(self) -> tuple[np.ndarray, np.ndarray]:
+        """(C,) total and count of each cluster."""
+        if not self.clusters:
+            return self.total, self.count
+        return np.bincount(self.place, self.total), np.bincount(self.place, self.count)
 
 
 @dataclass(frozen=True)
@@ -86,6 +112,8 @@ class Interval:
     high: float
     n: int
     """Prompts."""
+    clusters: int | None = None
+    """What they belong to, where there is less of that than prompts."""
 
 
 @dataclass(frozen=True)
@@ -106,11 +134,20 @@ class Difference:
     """Standard deviation over prompts of their own differences."""
     test: str = "bootstrap"
     """`bootstrap`, or `mcnemar` where each prompt says 0 or 1 of both."""
+    error: float = 0.0
+    """Standard error of the difference, which knows of clusters."""
+    clusters: int | None = None
+    """What the prompts belong to, where there is less of that than prompts."""
+
+    @property
+    def units(self) -> int:
+        """How many things there are that tell something by themselves."""
+        return self.n if self.clusters is None else self.clusters
 
     @property
     def sure(self) -> bool:
         """Whether the interval leaves out 0, the test agrees, and there are prompts enough to trust them."""
-        return self.n >= ENOUGH and self.p <= 1 - LEVEL and not self.low <= 0 <= self.high
+        return self.units >= ENOUGH and self.p <= 1 - LEVEL and not self.low <= 0 <= self.high
 
     @property
     def effect(self) -> float | None:
@@ -124,11 +161,13 @@ def interval(measure: Measure, seed: int, share: bool = False) -> Interval:
     share: whether it is a rate. Prompts that all say 0 or 1 give it a Wilson interval: drawn again and again, a rate of
     0 or 1 never changes, and would look certain.
     """
-    if share and np.isin(measure.total, (0, 1)).all() and len(measure.ids) > 1:
-        return Interval(measure.value, *wilson(measure.total), len(measure.ids))
-    drawn = _ratio(*resampled((measure.total, measure.count), seed).T)
-    low, high = map(float, percentiles(drawn, len(measure.ids)))
-    return Interval(measure.value, low, high, len(measure.ids))
+    n, units = len(measure.ids), measure.units
+    clusters = units if units < n else None
+    if share and np.isin(measure.total, (0, 1)).all() and units > 1:
+        return Interval(measure.value, *wilson(measure.total, measure.place), n, clusters)
+    drawn = _ratio(*resampled(measure.sums, seed).T)
+    low, high = map(float, percentiles(drawn, units))
+    return Interval(measure.value, low, high, n, clusters)
 
 
 def difference(policy: Measure, baseline: Measure, seed: int) -> Difference:
@@ -140,35 +179,22 @@ def difference(policy: Measure, baseline: Measure, seed: int) -> Difference:
     if policy.ids != baseline.ids:
         apart = len(set(policy.ids) ^ set(baseline.ids))
         raise CheckError(f"a paired comparison needs the same prompts in the same order; {apart} are on one side only")
-    gap, n = policy.by_prompt - baseline.by_prompt, _enough(len(policy.ids))
+    gap, n, units = policy.by_prompt - baseline.by_prompt, len(policy.ids), _enough(policy.units)
     win, loss = int((gap > 0).sum()), int((gap < 0).sum())
-    value, spread = policy.value - baseline.value, _spread(policy, baseline)
+    pulls = _pulls(policy, baseline)
     if policy.is_binary and baseline.is_binary:
-        low, high = paired_rates(win, loss, n)
-        return Difference(value, low, high, mcnemar(win, loss), win, n - win - loss, loss, n, spread, "mcnemar")
-    sums = resampled((policy.total, policy.count, baseline.total, baseline.count), seed)
-    drawn = _ratio(sums[:, 0], sums[:, 1]) - _ratio(sums[:, 2], sums[:, 3])
-    low, high = map(float, percentiles(drawn, n))
-    return Difference(value, low, high, float(p_value(drawn, n)), win, n - win - loss, loss, n, spread)
-
-
-def wilson(right: np.ndarray) -> tuple[float, float]:
-    """95 % Wilson interval of a share; `right` is 1, 0 or a half each."""
-    found = binomtest(round(float(right.sum())), len(right)).proportion_ci(LEVEL, method="wilson")
-    return float(found.low), float(found.high)
-
-
-def mcnemar(win: int, loss: int) -> float:
-    """Two-sided p-value of McNemar's exact test: discordant pairs are a fair coin's."""
-    return float(binomtest(win, win + loss).pvalue) if win + loss else 1.0
-
-
-def paired_rates(win: int, loss: int, n: int) -> tuple[float, float]:
-    """95 % interval of the difference of two rates on the same n prompts: Wald's with one observation added to the
-    wins and one to the losses (Bonett and Price, Journal of Educational and Behavioral Statistics 37, 2012)."""
-    up, down = (win + 1) / (n + 2), (loss + 1) / (n + 2)
-    half = float(norm.ppf((1 + LEVEL) / 2)) * np.sqrt((up + down - (up - down) ** 2) / (n + 2))
-    return float(max(up - down - half, -1)), float(min(up - down + half, 1))
+        share = effective(pulls, policy.place) / n
+        low, high = paired_rates(win * share, loss * share, n * share)
+        p, test = mcnemar(gap, policy.place), "mcnemar"
+    else:
+        sums = resampled((*policy.sums, *baseline.sums), seed)
+        drawn = _ratio(sums[:, 0], sums[:, 1]) - _ratio(sums[:, 2], sums[:, 3])
+        low, high = map(float, percentiles(drawn, units))
+        p, test = float(p_value(drawn, units)), "bootstrap"
+    return Difference(
+        policy.value - baseline.value, low, high, p, win, n - win - loss, loss, n, spread=float(pulls.std(ddof=1)),
+        test=test, error=standard_error(pulls, policy.place), clusters=units if units < n else None,
+    )  # fmt: skip
 
 
 def resampled(columns: Sequence[np.ndarray], seed: int) -> np.ndarray:
@@ -217,14 +243,17 @@ def _enough(prompts: int) -> int:
     return prompts
 
 
-def _spread(policy: Measure, baseline: Measure) -> float:
-    """Standard deviation of the prompts' differences, 0 where it is nothing but rounding."""
+def _pulls(policy: Measure, baseline: Measure) -> np.ndarray:
+    """(P,) each prompt's pull on the difference (delta method): where values are means, its own, but for a constant.
+
+    Nothing but rounding is 0.
+    """
     pulls = [
         (measure.total - measure.value * measure.count) / max(measure.count.mean(), 1e-300)
         for measure in (policy, baseline)
-    ]  # Each prompt's pull on the value (delta method): where that is a mean, the prompt's own, up to a constant.
-    found = float((pulls[0] - pulls[1]).std(ddof=1))
-    return found if found > 1e-12 * max(abs(pulls[0]).max(), abs(pulls[1]).max()) else 0.0
+    ]
+    found = pulls[0] - pulls[1]
+    return found if found.std() > 1e-12 * max(abs(pulls[0]).max(), abs(pulls[1]).max()) else np.zeros(len(found))
 
 
 def _ratio(total: Any, count: Any) -> Any:

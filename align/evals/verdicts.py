@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from align.evals.statistics import ENOUGH, LEVEL, Difference, Interval, shown
+from align.evals import ENOUGH, LEVEL
+from align.evals.statistics import Difference, Interval, shown
 from align.rewards.base import Better
 
 
@@ -34,14 +35,14 @@ def verdict(
     standing: none means that this pair is the only one, and that nobody said what matters.
     """
     standing = standing or Standing(found.p)
-    interval = f"{shown(found.difference, '+')} [{shown(found.low)}, {shown(found.high)}], n = {found.n}"
+    interval = f"{shown(found.difference, '+')} [{shown(found.low)}, {shown(found.high)}], {_counted(found)}"
     if found.tie == found.n:
         return f"{metric}: {policy} and {baseline} are equal on all {found.n} prompts"
     if standing.sure(found):
         return f"{metric}: {policy} {_direction(found, better)} {baseline}: {interval}"
-    if found.n >= ENOUGH and standing.worth and max(-found.low, found.high) < standing.worth:
+    if found.units >= ENOUGH and standing.worth and max(-found.low, found.high) < standing.worth:
         return f"{metric}: {policy} and {baseline} differ by less than {shown(standing.worth)}: {interval}"
-    return f"{metric}: {policy} and {baseline} are not distinguishable at n = {found.n}{_why(found, standing)}"
+    return f"{metric}: {policy} and {baseline} are not distinguishable at {_counted(found)}{_why(found, standing)}"
 
 
 def preferred(
@@ -50,9 +51,9 @@ def preferred(
     """One sentence about whose replies a judge prefers. against_half: the difference of the rate from a half."""
     if standing.sure(against_half):
         wins = "beats" if against_half.difference > 0 else "loses to"
-        said = f"it wins {shown(rate.value)} [{shown(rate.low)}, {shown(rate.high)}], n = {rate.n}"
+        said = f"it wins {shown(rate.value)} [{shown(rate.low)}, {shown(rate.high)}], {_counted(rate)}"
         return f"{judge}: {policy} {wins} {baseline}: {said}"
-    return f"{judge}: {policy} and {baseline} are not distinguishable at n = {rate.n}{_why(against_half, standing)}"
+    return f"{judge}: {policy} and {baseline} are not distinguishable at {_counted(rate)}{_why(against_half, standing)}"
 
 
 def _direction(found: Difference, better: Better) -> str:
@@ -61,9 +62,13 @@ def _direction(found: Difference, better: Better) -> str:
     return "beats" if (found.difference > 0) == (better == "higher") else "loses to"
 
 
+def _counted(found: Difference | Interval) -> str:
+    return f"n = {found.n}" + (f" in {found.clusters} clusters" if found.clusters is not None else "")
+
+
 def _why(found: Difference, standing: Standing) -> str:
-    if found.n < ENOUGH:
-        return f"; fewer than {ENOUGH} prompts tell nothing"
+    if found.units < ENOUGH:
+        return f"; fewer than {ENOUGH} {'prompts' if found.clusters is None else 'clusters'} tell nothing"
     among = f" among {standing.pairs} pairs" if found.sure else ""
     if standing.needed and standing.worth and standing.needed > found.n:
         return f"{among}; {standing.needed} prompts would show a difference of {shown(standing.worth)}"

@@ -8,8 +8,8 @@ difficulty of instructions, which pairing takes out already).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
@@ -19,7 +19,8 @@ from scipy.stats import norm
 from statsmodels.genmod.families import Binomial
 from statsmodels.genmod.generalized_linear_model import GLM
 
-from align.evals.statistics import LEVEL, Measure, interval
+from align.evals import LEVEL
+from align.evals.statistics import Measure, interval
 from align.records import Sample, prompt_id
 from align.rewards.base import Better
 
@@ -49,12 +50,15 @@ class Wins:
     """(R,) 1 where the policy's reply is better, 0 where the baseline's is, a half where neither is."""
     longer: np.ndarray
     """(R,) characters by which the policy's reply is longer."""
+    clusters: Mapping[str, str] = field(default_factory=dict)
+    """Prompt -> what it belongs to; those not in it stand alone."""
 
     @property
     def rate(self) -> Measure:
         """The share of wins: the mean over prompts of the mean over a prompt's pairs of replies."""
         counts = np.bincount(self.prompt, minlength=len(self.ids))
-        return Measure.of_means(self.ids, np.bincount(self.prompt, self.won, len(self.ids)) / counts)
+        means = np.bincount(self.prompt, self.won, len(self.ids)) / counts
+        return Measure.of_means(self.ids, means).within(self.clusters)
 
 
 def scored(samples: Sequence[Sample], reward: str, better: Better) -> dict[str, Scored]:
@@ -68,7 +72,9 @@ def scored(samples: Sequence[Sample], reward: str, better: Better) -> dict[str, 
     return found
 
 
-def wins(policy: dict[str, Scored], baseline: dict[str, Scored]) -> Wins:
+def wins(
+    policy: dict[str, Scored], baseline: dict[str, Scored], clusters: Mapping[str, str] | None = None
+) -> Wins:  # fmt: skip
     """All pairs of replies to the prompts that both answered."""
     ids = tuple(id for id in policy if id in baseline)
     won, longer, sizes = [], [], []
@@ -77,18 +83,21 @@ def wins(policy: dict[str, Scored], baseline: dict[str, Scored]) -> Wins:
         won.append(np.heaviside(np.subtract.outer(ours.scores, theirs.scores), 0.5).ravel())
         longer.append(np.subtract.outer(ours.lengths, theirs.lengths).ravel())
         sizes.append(len(won[-1]))
-    flat = [np.concatenate(parts) if parts else np.zeros(0) for parts in (won, longer)]
-    return Wins(ids, np.repeat(np.arange(len(ids)), sizes), *flat)
+    flat_won, flat_longer = (np.concatenate(parts) if parts else np.zeros(0) for parts in (won, longer))
+    return Wins(ids, np.repeat(np.arange(len(ids)), sizes), flat_won, flat_longer, clusters or {})
 
 
 def win_rate(found: Wins, seed: int) -> dict[str, Any]:
     """`rate` with its interval over prompts, and the `controlled` one or None."""
     raw = interval(found.rate, seed, share=True)
-    return {"rate": raw.value, "low": raw.low, "high": raw.high, "n": raw.n, "controlled": controlled(found)}
+    return {
+        "rate": raw.value, "low": raw.low, "high": raw.high, "n": raw.n, "clusters": raw.clusters,
+        "controlled": controlled(found),
+    }  # fmt: skip
 
 
 def controlled(found: Wins) -> dict[str, float] | None:
-    """The win rate at equal length, with its 95 % interval from errors clustered by prompt.
+    """The win rate at equal length, with its 95 % interval from errors by prompt, or by what prompts belong to.
 
     win ~ sigmoid(theta + phi tanh(longer / std(longer))), at `longer` = 0. None where lengths never differ, or separate
     wins from losses on either side, or where one side wins always: then no number is the likeliest.
@@ -101,7 +110,7 @@ def controlled(found: Wins) -> dict[str, float] | None:
         warnings.simplefilter("error")  # Separation and divergence are warnings there.
         try:
             model: Any = GLM(found.won, design, family=Binomial())
-            fit = model.fit(cov_type="cluster", cov_kwds={"groups": found.prompt})
+            fit = model.fit(cov_type="cluster", cov_kwds={"groups": found.rate.place[found.prompt]})
         except (Warning, ArithmeticError, np.linalg.LinAlgError):
             return None
     theta, half = fit.params[0], float(norm.ppf((1 + LEVEL) / 2)) * fit.bse[0]

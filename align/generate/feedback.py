@@ -7,6 +7,7 @@ its opinion; what turns with the order is its liking for a letter.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import combinations
 from math import isnan, nan
@@ -19,12 +20,14 @@ from align.constitution import (
     LETTERS,
     Principle,
     asked_to_compare,
+    asked_to_conclude,
     asked_to_decide,
     asked_to_reason,
+    conclusion,
     drawn,
 )
 from align.evals.statistics import Measure, interval
-from align.generate.base import Generator, Progress
+from align.generate.base import Completion, Generator, Progress
 from align.records import Messages, prompt_id
 from align.stage import seed_of
 
@@ -48,11 +51,14 @@ class Judge:
     progress: Progress
     examples: Messages = ()
     """Turns before every question: pairs with the answers that they should get."""
+    written: bool = False
+    """Whether thoughts end with the answer, which is read from there."""
 
     def __call__(self, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
         """For each pair: by principle, `[p, p]`, the probability that its first reply is better, asked in both orders.
 
-        None stands for an answer that could not be read.
+        None stands for an answer that could not be read. Where the judge reasons, its `thoughts` stand beside them in
+        the same order, and `cut` says how many of them ended at the token limit.
         """
         asked = [
             (i, principle, turned)
@@ -60,26 +66,38 @@ class Judge:
             for principle in drawn(self.principles, seed_of(self.seed, prompt_id(prompt), first, second))[: self.count]
             for turned in (False, True)
         ]
-        questions, thoughts = self._questions(
-            [(_turned(pairs[i], turned), principle) for i, principle, turned in asked]
-        )
-        logps = self.generator.choose(questions, LETTERS, self.progress)
-        rows: list[dict[str, Any]] = [{"principles": {}, **({"thoughts": {}} if thoughts else {})} for _ in pairs]
-        for n, (i, principle, turned) in enumerate(asked):
-            p = float(np.exp(logps[n, 1 if turned else 0]))
-            p = min(max(p, self.clamp[0]), self.clamp[1]) if thoughts and not isnan(p) else p
-            rows[i]["principles"].setdefault(principle.name, []).append(None if isnan(p) else p)
-            if thoughts:
-                rows[i]["thoughts"].setdefault(principle.name, []).append(thoughts[n])
+        said = self._answers([(_turned(pairs[i], turned), principle) for i, principle, turned in asked])
+        thinking = {} if self.reasoning is None else {"thoughts": {}, "cut": 0}
+        rows: list[dict[str, Any]] = [{"principles": {}} | deepcopy(thinking) for _ in pairs]
+        for (i, principle, turned), (p, thought) in zip(asked, said, strict=True):
+            p = p if p is None else 1 - p if turned else p
+            rows[i]["principles"].setdefault(principle.name, []).append(p)
+            if thought is not None:
+                rows[i]["thoughts"].setdefault(principle.name, []).append(thought.text.strip())
+                rows[i]["cut"] += thought.finish == "length"
         return rows
 
-    def _questions(self, asked: list[tuple[Pair, Principle]]) -> tuple[list[Messages], list[str]]:
+    def _answers(self, asked: list[tuple[Pair, Principle]]) -> list[tuple[float | None, Completion | None]]:
+        """How likely A is in each question, None where nothing could be read, and the thoughts before it."""
         if self.reasoning is None:
-            return [(*self.examples, *asked_to_compare(*pair, principle)) for pair, principle in asked], []
-        reasoned = [(*self.examples, *asked_to_reason(*pair, principle)) for pair, principle in asked]
-        made = self.generator.generate(reasoned, self.reasoning, seed_of(self.seed, "thoughts"), self.progress)
-        thoughts = [completion.text.strip() or "..." for completion in made]
-        return [asked_to_decide(turns, thought) for turns, thought in zip(reasoned, thoughts, strict=True)], thoughts
+            found = self._chosen([(*self.examples, *asked_to_compare(*pair, principle)) for pair, principle in asked])
+            return [(p, None) for p in found]
+        ask = asked_to_conclude if self.written else asked_to_reason
+        questions = [(*self.examples, *ask(*pair, principle)) for pair, principle in asked]
+        thoughts = self.generator.generate(questions, self.reasoning, seed_of(self.seed, "thoughts"), self.progress)
+        if self.written:
+            return [(conclusion(thought.text), thought) for thought in thoughts]
+        told = [i for i, thought in enumerate(thoughts) if thought.finish != "refused"]
+        decide = [asked_to_decide(questions[i], thoughts[i].text.strip() or "...") for i in told]
+        found = dict(zip(told, self._chosen(decide), strict=True))
+        low, high = self.clamp
+        clamped = {i: None if p is None else min(max(p, low), high) for i, p in found.items()}
+        return [(clamped.get(i), thought) for i, thought in enumerate(thoughts)]
+
+    def _chosen(self, questions: list[Messages]) -> list[float | None]:
+        """The probability of A."""
+        made = np.exp(self.generator.choose(questions, LETTERS, self.progress)[:, 0]) if questions else []
+        return [None if isnan(p) else float(p) for p in made]
 
 
 def _turned(pair: Pair, turned: bool) -> Pair:

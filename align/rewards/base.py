@@ -16,22 +16,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 from pydantic_core.core_schema import ValidationInfo
 
 from align.config import Config, Model
 from align.errors import AlignError, CheckError
 from align.records import Prompt
 from align.registry import Registry
-from align.rewards.options import checked, schema
+from align.rewards.options import Better, Named
 from align.stage import Context, GeneratorRef, Reference, RewardRef
-
-Better = Literal["higher", "lower"] | None
-"""Which scores are good. None: neither; it describes a reply, as its length does."""
 
 
 class Reward(Protocol):
@@ -47,25 +43,15 @@ class Reward(Protocol):
 
 
 @dataclass(frozen=True)
-class Rule:
+class Rule(Named):
     """A reward that a function computes from one prompt and one reply."""
 
-    name: str
-    function: Callable[..., float]
+    given = 2
     better: Better = "higher"
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, prompts: Sequence[Prompt], replies: Sequence[str]) -> list[float]:
         return [float(self.function(p, r, **self.options)) for p, r in zip(prompts, replies, strict=True)]
-
-    @cached_property
-    def schema(self) -> type[BaseModel]:
-        """The options, as a model made from the function's annotations."""
-        return schema(self.function, 2, self.name)
-
-    def checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The options that were given, in the types of the function's annotations. Raises ValueError."""
-        return checked(self.function, 2, self.name, options)
 
 
 REWARDS: Registry[Rule] = Registry(
@@ -86,13 +72,7 @@ REWARDS: Registry[Rule] = Registry(
 def reward(name: str, better: Better = "higher") -> Callable[[Callable[..., float]], Rule]:
     """Registers a function `(prompt, reply, options...) -> score` as the rule that recipes call `name`."""
 
-    def register(function: Callable[..., float]) -> Rule:
-        rule = Rule(name, function, better)
-        if REWARDS.builtin.get(name) == f"{function.__module__}:{function.__name__}":
-            return rule
-        return REWARDS.add(name, rule)
-
-    return register
+    return lambda function: REWARDS.add(name, Rule(name, function, better), function)
 
 
 class Graded(Config):

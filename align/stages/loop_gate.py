@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from align.config import Config
 from align.errors import CheckError
-from align.evals import ENOUGH
+from align.evals import ENOUGH, WIN_RATE
 from align.stage import Context, PolicyRef, ReportRef, Stage
 from align.store import Artifact
 
@@ -30,7 +30,9 @@ class Limit(Config):
     """
 
     metric: str
-    """What the comparison measures: a reward's name, or `stop`, `tokens`, `distinct-1`, `kl` ..."""
+    """What the comparison measures: a reward's name, or `stop`, `tokens`, `distinct-1`, `kl` ...; and `NAME/win_rate`,
+    how often the judge or the reward NAME likes the policy's reply better than the parent's. Its change is that from a
+    half, so `min_increase: 0` demands that the policy is shown to win."""
     report: ReportRef | None = None
     """The comparison of the round's new policy with its parent; none means the only report that the group makes."""
     max_increase: float | None = Field(None, ge=0)
@@ -127,15 +129,21 @@ class LoopGate(Stage):
     def _measured(
         self, found: dict[str, Any], limit: Limit, about: Literal["change", "value"]
     ) -> tuple[float, float, float, int]:
-        """(value, low, high, prompts) of the policy, or of its difference from the parent."""
+        """(value, low, high, prompts or clusters of them) of the policy, or of its difference from the parent."""
         policy, parent, metric = self.policy.name, self.parent.name, limit.metric
+        for rate in found["win_rates"] if metric.endswith(WIN_RATE) else ():
+            if f"{rate['metric']}{WIN_RATE}" == metric and {rate["policy"], rate["baseline"]} == {policy, parent}:
+                ends = [end if rate["policy"] == policy else 1 - end for end in (rate["low"], rate["high"])]
+                value = rate["rate"] if rate["policy"] == policy else 1 - rate["rate"]
+                less = 0.5 if about == "change" else 0.0
+                return value - less, min(ends) - less, max(ends) - less, rate["clusters"] or rate["n"]
         if about == "value" and (value := found["policies"].get(policy, {}).get(metric)):
-            return value["value"], value["low"], value["high"], value["n"]
+            return value["value"], value["low"], value["high"], value["clusters"] or value["n"]
         for pair in found["pairs"] if about == "change" else ():
             if pair["metric"] == metric and {pair["policy"], pair["baseline"]} == {policy, parent}:
                 flip = -1 if pair["policy"] == parent else 1
                 low, high = sorted((flip * pair["low"], flip * pair["high"]))
-                return flip * pair["difference"], low, high, pair["n"]
+                return flip * pair["difference"], low, high, pair["clusters"] or pair["n"]
         known = ", ".join(dict.fromkeys(pair["metric"] for pair in found["pairs"]))
         between = f"{policy} and {parent}" if about == "change" else policy
         raise CheckError(

@@ -30,7 +30,8 @@ MEASURED = (
 
 class RewardBench(Stage):
     """Measure rewards on labelled pairs: accuracy with its interval, overall and by source, beside a rule that knows
-    lengths only; calibration; correlation with length.
+    lengths only; calibration; correlation with length. Intervals count pairs about one prompt, or about turns of one
+    conversation, for what they tell together.
 
     Reads any preferences, such as the files of RewardBench (tag: subset) and LLMBar. Writes reward_bench.json.
     """
@@ -133,6 +134,7 @@ def _measured(
     """What `bench` says of one reward, and one sentence for people."""
     import numpy as np
 
+    from align.evals.clusters import places
     from align.evals.reward_bench import bench, pair_scores
 
     reward = load(wanted, ctx)
@@ -142,7 +144,8 @@ def _measured(
     lengths = np.array([[len(said[-1].content.split()) for said in (p.chosen, p.rejected)] for p in pairs], float)
     if np.isnan(scores).any(1).all():
         raise CheckError(f"reward {reward.name!r} has nothing to say about any of {len(pairs)} pairs")
-    found = bench(scores, lengths, [str(pair.extra.get(tag, "")) if tag else "" for pair in pairs])
+    tags = [str(pair.extra.get(tag, "")) if tag else "" for pair in pairs]
+    found = bench(scores, lengths, tags, places([pair.prompt for pair in pairs]))
     ctx.note(
         f"{reward.name}: right on {found['accuracy']:.1%} [{found['accuracy_low']:.1%}, {found['accuracy_high']:.1%}] "
         f"of {found['pairs']:.0f} pairs; the best rule that knows lengths only: {found['length_accuracy']:.1%} "

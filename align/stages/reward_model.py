@@ -61,14 +61,17 @@ class RewardModel(Training):
         session = Session.of(ctx, self, reward, test)
         metrics = session.train(reward.module, bradley_terry(self.centering, self.margin))
         session.save()
-        return metrics | (self._tested(ctx, session) if test else {})
+        return metrics | (self._tested(ctx, session, test) if test else {})
 
-    def _tested(self, ctx: Context, session: Session) -> dict[str, float]:
+    def _tested(self, ctx: Context, session: Session, test: Sequence[Preference]) -> dict[str, float]:
         """Accuracy on held-out pairs, and whether it is more than a ruler's; writes calibration.json for the report."""
+        from align.evals.clusters import places
         from align.evals.reward_accuracy import accuracy_report, calibration
 
+        asked = {pair.id: pair.prompt for pair in test}
+        place = places([asked[tree.id] for tree in session.test])
         scores, lengths = session.scores(session.test), reply_lengths(session.test)
-        report = accuracy_report(scores, lengths, reply_lengths(session.trees))
+        report = accuracy_report(scores, lengths, reply_lengths(session.trees), place)
         write_json(ctx.out / "calibration.json", calibration(scores))
         ctx.note(
             f"right on {report['test_accuracy']:.1%} [{report['test_accuracy_low']:.1%}, "

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi, constants
 
-from align.cli.compare import PROMPTS, TEXT, _contestant, _judge, _keys, _names, _pinned
+from align.cli.compare import PROMPTS, TEXT, _contestant, _keys, _model, _names, _pinned
 from align.cli.options import reward_given
 from align.config import Data, Endpoint, Model
 from align.errors import RecipeError
@@ -71,15 +71,15 @@ def test_servers_and_files_of_ready_answers_take_part(hub, tmp_path):
 def test_a_judge_joins_the_inputs_and_may_be_a_contestant(hub, tmp_path):
     store = Store(tmp_path / "runs")
     inputs = {"base": Model(path="ours/base"), "Qwen3-8B": Model(path="other/Qwen3-8B")}
-    assert _judge(store, "ours/base", None, inputs) == "$base" and len(inputs) == 2
+    assert _model(store, "ours/base", None, inputs) == "$base" and len(inputs) == 2
     server = "http://localhost:8000/v1#Qwen/Qwen3-8B"
-    name = _judge(store, server, None, inputs)
+    name = _model(store, server, None, inputs)
     assert name != "$Qwen3-8B" and inputs[name[1:]] == Endpoint(
         endpoint="http://localhost:8000/v1", name="Qwen/Qwen3-8B"
     )
     (tmp_path / "votes.jsonl").write_text("{}\n")
-    with pytest.raises(RecipeError, match=r"votes.jsonl: a judge is a model or a server"):
-        _judge(store, "votes.jsonl", None, inputs)
+    with pytest.raises(RecipeError, match=r"votes.jsonl: what judges or rewords is a model or a server"):
+        _model(store, "votes.jsonl", None, inputs)
 
 
 def test_records_of_the_store_take_part(tmp_path, monkeypatch):
@@ -95,3 +95,13 @@ def test_a_misspelt_reward_is_said_in_our_words(align, hub, tmp_path):
     assert wrong.code == 2
     assert "rewards.0: " in wrong.err and "Did you mean 'length'?" in wrong.err
     assert "pydantic" not in wrong.err and "validation error" not in wrong.err
+
+
+def test_a_misspelt_transformation_or_file_is_said_in_our_words(align, hub, tmp_path):
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).write_text('{"prompt": "x", "reply": "y"}\n')
+    wrong = align("compare", "a.jsonl", "b.jsonl", "--prompts", "a.jsonl", "--transform", "typoes")
+    assert wrong.code == 2 and "brittleness.0: no transformation is called 'typoes'. Did you mean 'typos'?" in wrong.err
+    assert "block" not in wrong.err
+    wrong = align("compare", "a.jsonl", "c.jsonl", "--prompts", "a.jsonl")
+    assert "c.jsonl: no such file of ready answers" in wrong.err

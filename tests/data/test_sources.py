@@ -164,3 +164,15 @@ def test_what_is_not_there_is_named_with_the_nearest(file):
 )  # fmt: skip
 def test_hub_names_are_told_from_paths(tmp_path, path, hub):
     assert is_hub_name(path, tmp_path) is hub
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json"])
+def test_half_a_character_is_a_bad_row_with_its_place(tmp_path, suffix):
+    """A smiley is \\ud83d\\ude00 in JSON; a text that was cut between the two cannot be written again."""
+    written = ['{"prompt": "a", "reply": "so \\ud83d\\ude00"}', '{"prompt": "b", "reply": "well \\uD83D"}']
+    text = "\n".join(written) if suffix == "jsonl" else f"[{written[0]},\n{written[1]}]"
+    (tmp_path / f"r.{suffix}").write_text(text)
+    whole, half = read(tmp_path / f"r.{suffix}")
+    assert whole.columns["reply"] == "so \N{GRINNING FACE}"
+    assert half.where.endswith(f"r.{suffix}:2") and half.error is not None
+    assert half.error.startswith("half a character (\\ud83d) after") and "well " in half.error

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import numpy as np
 import pytest
 
 from align.config import Data, Endpoint, Model
+from align.constitution import conclusion
 from align.data import write
-from align.evals import judging
+from align.evals import judging, opinions
 from align.evals.judges import PairJudge
 from align.generate.feedback import Judge
 from align.machine import Machine
-from align.records import Message, Preference, Sample
+from align.records import Message, Preference, Sample, prompt_id
 from align.stage import Context
 from align.store import Store
 from tests.generate.servers import saying, serving
@@ -54,7 +56,7 @@ def held(tmp_path, monkeypatch):
     def hold(judge, samples, keys=None, human=(), **fields):
         source = judge if isinstance(judge, Endpoint) else Model(path="a/judge")
         if not isinstance(judge, Endpoint):
-            monkeypatch.setattr(judging, "load_generator", lambda ctx, reference: judge)
+            monkeypatch.setattr(opinions, "load_generator", lambda ctx, reference: judge)
         write(list(human), tmp_path / "votes.jsonl")
         ctx = Context(
             stage="it", type="compare", key="", seed=0, inputs={"judge": source, "votes": Data(path="votes.jsonl")},
@@ -179,3 +181,70 @@ def test_a_judge_is_the_feedback_of_one_principle():
         [((Message("user", "Hi"),), "x", "-")]
     )
     assert row["principles"] == {"kind": [pytest.approx(0.8), pytest.approx(0.6)]}
+
+
+def thinking(body):
+    """Argues for the reply with more of the letter x, says nothing of `?`, and is asked for its answer or writes it."""
+    asked = body["messages"][0]["content"]
+    first, second = SHOWN.search(asked).groups()
+    better = "A" if first.count("x") > second.count("x") else "B"
+    if body["messages"][-1]["content"] == "Answer with A or B.":
+        assert body["messages"][1] == {"role": "assistant", "content": f"Because of {first.count('x')}."}
+        return saying(better)
+    if "end with your verdict" in asked:
+        end = "[[C]]" if first.count("x") == second.count("x") else f"not [[A]] but, all in all, [[{better}]]"
+        return saying("Hm." if "?" in first else f"<think>[[B]]</think> {end}", "length" if "?" in first else "stop")
+    return saying(f"Because of {first.count('x')}.", "length" if first.startswith("--") else "stop")
+
+
+def test_a_judge_that_reasons_keeps_its_thoughts(held, tmp_path):
+    """It is sure after reasoning, as a server that tells no probabilities makes it: b wins with x, loses without."""
+    samples = {"a": replies("a", "-", "x", "--"), "b": replies("b", "x", "-", "xx")}
+    with serving(thinking) as server:
+        fields = {"reasoning": {"max_new_tokens": 7, "temperature": 0}, "name": "deep"}
+        found = held(Endpoint(endpoint=server.address, name="judge"), samples, keys={"judge": "k"}, **fields)
+    assert found["win_rates"][0]["rate"] == pytest.approx(2 / 3)
+    told = found["judges"]["deep"]
+    assert (told["unread"], told["cut"], told["agreement_of_orders"]["value"]) == (0, 1, 1.0)
+    assert "deep: 1 of 6 thoughts ended at the token limit of `reasoning`" in found["notes"]
+    kept = [json.loads(line) for line in (tmp_path / "judgements" / "deep.jsonl").read_text().splitlines()]
+    assert [row["both"] for row in kept] == [[1, 1], [0, 0], [1, 1]]
+    assert kept[0] == {
+        "prompt": prompt_id(samples["a"][0].prompt), "index": 0, "policy": "b", "baseline": "a", "both": [1, 1],
+        "thoughts": ["Because of 1.", "Because of 0."],
+    }  # fmt: skip
+    thoughts = [body for body in server.bodies if "do not decide yet" in body["messages"][-1]["content"]]
+    assert len(thoughts) == 6 and {body["max_tokens"] for body in thoughts} == {7}
+
+
+def test_a_verdict_may_be_written_at_the_end_of_the_reasoning(held):
+    """b wins, ties, loses; of the fourth the thoughts end before a verdict: not read, not guessed."""
+    samples = {"a": replies("a", "-", "x-", "xx", "?"), "b": replies("b", "x", "-x", "x", "x")}
+    with serving(thinking) as server:
+        fields = {"reasoning": {"max_new_tokens": 50}, "verdict": "written"}
+        found = held(Endpoint(endpoint=server.address, name="judge"), samples, keys={"judge": "k"}, **fields)
+        again = held(Endpoint(endpoint=server.address, name="judge"), samples, keys={"judge": "k"}, **fields)
+    assert (found["win_rates"][0]["rate"], found["win_rates"][0]["n"]) == (0.5, 3)
+    assert (found["judges"]["judge"]["unread"], found["judges"]["judge"]["cut"]) == (1, 1)
+    assert again == found and len(server.bodies) == 8, "each thought is paid for once"
+
+
+def test_examples_for_a_judge_that_reasons_say_why():
+    example = {"prompt": "1 + 1?", "first": "3", "second": "2", "better": "second", "why": "It is two."}
+    fields = {"model": "$judge", "examples": [example], "reasoning": {"max_new_tokens": 9}}
+    said = [turn.content for turn in PairJudge.model_validate(fields).turns]
+    assert said[0].endswith("do not decide yet.") and said[1:] == ["It is two.", "Answer with A or B.", "B"]
+    said = [turn.content for turn in PairJudge.model_validate(fields | {"verdict": "written"}).turns]
+    assert "[[C]] if both" in said[0] and said[1:] == ["It is two.\n\n[[B]]"]
+    for wrong, why in (
+        ({"examples": [example | {"why": ""}]}, "say `why` in each"),
+        ({"examples": [], "reasoning": None, "verdict": "written"}, "verdict: is written at the end of reasoning"),
+        ({"reasoning": {"n": 2}}, "thinks once"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            PairJudge.model_validate(fields | wrong)
+
+
+@pytest.mark.parametrize(("text", "p"), [("[[A]]", 1), ("a [[A]]. No: [[B]]", 0), ("[[C]]\n", 0.5), ("A", None)])
+def test_the_last_verdict_counts(text, p):
+    assert conclusion(text) == p

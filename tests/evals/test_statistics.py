@@ -8,7 +8,7 @@ from statsmodels.stats import contingency_tables
 
 from align.errors import CheckError
 from align.evals import statistics
-from align.evals.statistics import Measure, difference, interval, p_value, paired_rates, percentiles, resampled, wilson
+from align.evals.statistics import Measure, difference, interval, p_value, percentiles, resampled
 
 CHANCE = np.random.default_rng(0)
 
@@ -66,15 +66,6 @@ def test_false_alarms_are_as_rare_as_p_says():
         assert p[:300] == pytest.approx(ttest_1samp(gaps[:300], 0, axis=1).pvalue, abs=0.06)
 
 
-def test_paired_rates_cover_at_least_as_often_as_they_say():
-    """Truth: 0.7 against 0.5, right together on 0.45 of the prompts."""
-    hits = []
-    for _, win, loss, _ in CHANCE.multinomial(80, [0.45, 0.25, 0.05, 0.25], 3000):
-        low, high = paired_rates(win, loss, 80)
-        hits.append(low <= 0.2 <= high)
-    assert 0.94 <= np.mean(hits) <= 0.97
-
-
 def test_drawing_once_is_what_scipy_does():
     values = CHANCE.gamma(2, 1, 60)
     theirs = scipy_bootstrap((values,), np.mean, method="percentile", n_resamples=9999, rng=1)
@@ -100,13 +91,6 @@ def test_mcnemar_is_statsmodels():
     assert found.p == pytest.approx(theirs.pvalue) and theirs.pvalue == pytest.approx(0.0768, abs=1e-4)
 
 
-def test_the_interval_of_paired_rates_by_hand():
-    """(13 - 5) / 52 -+ 1.96 sqrt((13/52 + 5/52 - (8/52)^2) / 52)."""
-    low, high = paired_rates(12, 4, 50)
-    assert (low, high) == pytest.approx((0.153846 - 0.154348, 0.153846 + 0.154348), abs=1e-5)
-    assert paired_rates(0, 0, 50)[1] == -paired_rates(0, 0, 50)[0] > 0.05, "no disagreement is no certainty"
-
-
 def test_the_effect_is_the_difference_in_units_of_its_spread():
     found = difference(means([1, 3, 2, 6.0]), means([0, 1, 3, 2.0]), seed=0)
     assert (found.spread, found.effect) == pytest.approx((2.081666, 1.5 / 2.081666))  # 1, 2, -1, 4
@@ -118,11 +102,6 @@ def test_the_spread_of_ratios_gives_their_standard_error():
     policy, baseline = (Measure(ids(400), count * 0.3 + CHANCE.normal(0, 4, 400), count) for _ in range(2))
     found = difference(policy, baseline, seed=0)
     assert 1.96 * found.spread / np.sqrt(400) == pytest.approx((found.high - found.low) / 2, rel=0.05)
-
-
-def test_wilson_interval_by_the_formula():
-    """50 of 100: (p + z^2/2n -+ z sqrt(p q / n + z^2 / 4 n^2)) / (1 + z^2 / n) with z = 1.959964."""
-    assert wilson(np.r_[np.ones(50), np.zeros(50)]) == pytest.approx((0.40383, 0.59617), abs=1e-5)
 
 
 def test_a_rate_of_one_is_not_certain():

@@ -114,4 +114,4 @@ class Contrast(Stage):
         return {}
 
     def _about(self, number: float, name: str) -> dict[str, float]:
-        return {name: number, "low": number - 0.5, "high": number + 0.5, "n": self.prompts}
+        return {name: number, "low": number - 0.5, "high": number + 0.5, "n": self.prompts, "clusters": None}

@@ -12,6 +12,8 @@ from align.config import Endpoint, Sampling
 from align.data import read, read_file, write
 from align.errors import CheckError
 from align.evals.evaluate import Subject, questions
+from align.evals.metrics import per_prompt
+from align.evals.registry import METRICS, metric
 from align.generate.hf import HFGenerator
 from align.models.contract import logps
 from align.models.heads import load_reward
@@ -141,9 +143,13 @@ def test_another_template_is_refused_unless_asked_for(artifacts, prompts, contex
 
 def test_replies_are_held_against_each_other_and_the_best_of_them_is_estimated(artifacts, prompts, context):
     ctx = context(artifacts | {"prompts": prompts})
-    found, _ = run(ctx, rewards=["repetition", "length"], best_of=[1, 2], worth={"repetition": 0.125})
+    found, metrics = run(ctx, rewards=["repetition", "length"], best_of=[1, 2], worth={"repetition": 0.125})
     (rate,) = found["win_rates"]
     assert (rate["metric"], rate["policy"], rate["baseline"], rate["n"]) == ("repetition", "tuned", "base", 12)
+    assert metrics["tuned/repetition/win_rate"] == rate["rate"] and "tuned/length/win_rate" not in metrics
+    fields = FIELDS | {"rewards": ["repetition", "length"], "judges": [{"model": "$base", "name": "kind"}]}
+    assert {"repetition/win_rate", "kind/win_rate"} <= Compare.model_validate(fields).measures()
+    assert "length/win_rate" not in Compare.model_validate(fields).measures(), "neither length is better"
     assert found["ratings"] == {}
     replies = list(read_file(ctx.out / "replies" / "base.jsonl"))
     scores = [sample.scores["repetition"] for sample in replies]
@@ -337,3 +343,69 @@ def test_what_a_reward_model_could_not_read_is_not_asked_either(artifacts, promp
 def test_one_prompt_compares_nothing(artifacts, rows, context):
     with pytest.raises(CheckError, match="at least 2 prompts"):
         run(context(artifacts | {"prompts": rows("one", {"prompt": "the cat"})}))
+
+
+def test_turns_of_one_conversation_count_for_what_they_tell_together(artifacts, rows, context):
+    talks = [["hi", "yes", f"the {word}", "no", "why"] for word in ("cat", "dog", "log", "mat")]
+    turns = [
+        [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(talk[:n])]
+        for talk in talks for n in (3, 5)
+    ]  # fmt: skip
+    prompts = rows("prompts", *({"prompt": turn, "speaker": i // 4} for i, turn in enumerate(turns)))
+    ctx = context(artifacts | {"prompts": prompts})
+    assert Compare.model_validate(FIELDS).check(ctx)["clusters"] == 4
+    found, _ = run(ctx, rewards=["repetition"])
+    assert found["settings"]["clusters"] == found["pairs"][0]["clusters"] == 4 and found["pairs"][0]["n"] == 8
+    assert found["win_rates"][0]["clusters"] == 4
+    found, _ = run(ctx, rewards=["repetition"], cluster="speaker")
+    assert found["policies"]["base"]["stop"]["clusters"] == 2
+    with pytest.raises(CheckError, match="Did you mean 'speaker'"):
+        run(ctx, cluster="speakers")
+
+
+def test_paraphrases_of_a_server_show_how_far_scores_move(artifacts, prompts, context):
+    """It turns `the a cat` into `dog cat a the`; the first prompt, one word, is put into the same word and left out."""
+
+    def reply(body):
+        words = body["messages"][-1]["content"].rpartition("\n\n")[2].split()
+        return saying(" ".join(words if len(words) < 2 else ["dog", *reversed(words)]))
+
+    with serving(reply) as server:
+        ctx = context(artifacts | {"prompts": prompts, "writer": Endpoint(endpoint=server.address, name="tiny")})
+        wanted = {"brittleness": ["irrelevant", {"paraphrase": "$writer", "name": "other words"}]}
+        found, _ = run(ctx, rewards=["length"], **wanted)
+        with pytest.raises(ValueError, match="'typos' is there twice"):
+            Compare.model_validate(FIELDS | {"brittleness": ["typos", "typos"]})
+    assert len(server.bodies) == 12, "once for all policies"
+    assert found["brittleness"]["tuned"]["other words"]["length"]["n"] == 11
+    assert "other words: 1 of 12 rewordings are left out: 1 unchanged" in found["notes"]
+    kept = list(read_file(ctx.out / "prompts" / "other words.jsonl"))
+    assert (kept[0].prompt[-1].content, kept[0].extra) == ("dog a the", {"original": "the a"})
+    before = {s.prompt: s for s in read_file(ctx.out / "replies" / "base.jsonl") if s.index == 0}
+    assert len(before) == 12
+
+
+def test_a_local_judge_that_reasons_says_nothing_where_there_is_no_room(artifacts, rows, context):
+    """Ninety-six tokens in all: the question about long replies leaves none to think. The others are nonsense."""
+    inputs = {
+        "a": rows("a", {"prompt": "the cat", "reply": "sat"}, {"prompt": "the dog", "reply": " ".join(["ran"] * 40)}),
+        "b": rows("b", {"prompt": "the cat", "reply": "ran"}, {"prompt": "the dog", "reply": "sat"}),
+        "prompts": rows("prompts", {"prompt": "the cat"}, {"prompt": "the dog"}),
+    }
+    judge = {"model": "$base", "name": "deep", "reasoning": {"max_new_tokens": 8}, "verdict": "written", "text": "good"}
+    found, _ = run(context(artifacts | inputs), policies=["$a", "$b"], judges=[judge])
+    assert (found["judges"]["deep"]["pairs"], found["judges"]["deep"]["unread"]) == (2, 2)
+    kept = [json.loads(line) for line in (context({}).out / "judgements" / "deep.jsonl").read_text().splitlines()]
+    assert len(kept[0]["thoughts"]) == 2 and "thoughts" not in kept[1] and kept[1]["both"] == [None, None]
+
+
+def test_a_metric_that_is_no_number_is_refused_by_name(artifacts, prompts, context):
+    @metric("odd")
+    def odd(samples):
+        return per_prompt(samples, [np.nan if s.prompt[-1].content == "the a" else 1.0 for s in samples])
+
+    try:
+        with pytest.raises(CheckError, match=r"metric 'odd' is nan for 1 of 12 prompts, such as \w{16}: a metric"):
+            run(context(artifacts | {"prompts": prompts}), metrics=["odd"])
+    finally:
+        METRICS.code.clear()

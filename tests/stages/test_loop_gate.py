@@ -32,19 +32,24 @@ def test_a_verdict_says_no_more_than_the_interval(low: float, high: float, n: in
 
 
 def gated(folder: Path, *limits: dict[str, Any], flipped: bool = False, n: int = 100) -> dict[str, Any]:
-    """What a gate writes of a round that brings `good` from 0 to 3 and `worn` from 0 to 2, both known to 0.5."""
+    """What a gate writes of a round that brings `good` from 0 to 3 and `worn` from 0 to 2, both known to 0.5.
+
+    The judge `kind` lets it win 0.8 [0.6, 0.9].
+    """
     first, second = ("new", "old") if flipped else ("old", "new")
     rises = {"good": 3.0, "worn": 2.0}
 
     def about(number: float, name: str) -> dict[str, float]:
-        return {name: number, "low": number - 0.5, "high": number + 0.5, "n": n}
+        return {name: number, "low": number - 0.5, "high": number + 0.5, "n": n, "clusters": None}
 
     pairs = [
         about(-rise if flipped else rise, "difference") | {"metric": metric, "policy": second, "baseline": first}
         for metric, rise in rises.items()
     ]
     policies = {"old": {}, "new": {metric: about(rise, "value") for metric, rise in rises.items()}}
-    (folder / "comparison.json").write_text(json.dumps({"policies": policies, "pairs": pairs}))
+    won = {"rate": 0.2, "low": 0.1, "high": 0.4} if flipped else {"rate": 0.8, "low": 0.6, "high": 0.9}
+    rates = [{"metric": "kind", "policy": second, "baseline": first, "n": n, "clusters": None} | won]
+    (folder / "comparison.json").write_text(json.dumps({"policies": policies, "pairs": pairs, "win_rates": rates}))
     context = Context(
         stage="gate", type="loop_gate", key="", seed=0, inputs={"told": Artifact("report", "", folder)}, keys={},
         store=Store(folder), machine=Machine(), work=folder, out=folder,
@@ -70,6 +75,11 @@ def gated(folder: Path, *limits: dict[str, Any], flipped: bool = False, n: int =
         ({"metric": "good", "min": 3.4}, "not distinguishable", True),
         ({"metric": "good", "min": 3.6}, "breached", False),
         ({"metric": "good", "min": 2.5}, "within", True),
+        ({"metric": "kind/win_rate", "min_increase": 0}, "shown", True),
+        ({"metric": "kind/win_rate", "min_increase": 0.2}, "not distinguishable", False),
+        ({"metric": "kind/win_rate", "max_decrease": 0}, "within", True),
+        ({"metric": "kind/win_rate", "min": 0.95}, "breached", False),
+        ({"metric": "kind/win_rate", "max": 0.85}, "not distinguishable", True),
     ],
 )
 def test_guards_fail_where_a_breach_is_shown_and_demands_pass_where_a_change_is(

@@ -85,6 +85,8 @@ class Material:
     found: dict[str, Any]
     """The content of comparison.json."""
     replies: dict[str, list[Sample]] = field(default_factory=dict)
+    judgements: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """judge -> what it said of each pair of replies, as `align.evals.judging` keeps it."""
     lineage: Ancestor | None = None
     hash: str = ""
     """Of comparison.json, which says what a page is about."""
@@ -120,7 +122,12 @@ def of_folder(folder: Path, title: str, lineage: Ancestor | None = None) -> Mate
         name: [record for record in read_file(path) if isinstance(record, Sample)]
         for name, path in files.items() if path.is_file()
     }  # fmt: skip
-    return Material(title, found, replies, lineage, sha256_of_file(file))
+    said = {name: folder / "judgements" / f"{name}.jsonl" for name in found.get("judges", {})}
+    judgements = {
+        name: [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        for name, path in said.items() if path.is_file()
+    }  # fmt: skip
+    return Material(title, found, replies, judgements, lineage, sha256_of_file(file))
 
 
 def of_artifact(made: Artifact, store: Store) -> Material:

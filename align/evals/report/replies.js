@@ -113,14 +113,43 @@ function card(row) {
     return [column(row, i, left, marked(pieces, kept?.[1], "ins")), kept];
   });
   const first = row.replies[left] ? [column(row, left, right, marked(base, columns[0]?.[1]?.[0], "del"))] : [];
-  return element("article", "card", asked(row), element("div", "columns", ...first, ...columns.map(([made]) => made)));
+  return element("article", "card", asked(row), element("div", "columns", ...first, ...columns.map(([made]) => made)),
+    ...judges().flatMap((name, j) => judged(name, opinion(row, j))));
 }
 
 const pair = () => ({ left: Number(form.left.value), right: Number(form.right.value) });
 
-// How much better the right reply is than the left one by a metric; null where one of them has no score.
+const judges = () => all.judges ?? [];
+
+// What a judge said of the two replies: how likely the right one is the better, and its thoughts, that one's as (A) first.
+function opinion(row, j) {
+  const { left, right } = pair();
+  const found = (row.judged ?? []).find(([judge, a, b]) => judge === j && left !== right && [a, b].includes(left) && [a, b].includes(right));
+  if (!found) return null;
+  const [, policy, , p, thoughts] = found;
+  return policy === right ? { p, thoughts } : { p: p === null ? null : 1 - p, thoughts: [...thoughts].reverse() };
+}
+
+// A judge's opinion in words, with what it thought in either order.
+function judged(name, said) {
+  if (!said) return [];
+  const { left, right } = pair();
+  const [liked, sure] = said.p < 0.5 ? [left, 1 - said.p] : [right, said.p];
+  const verdict = said.p === null ? ["gave no verdict that could be read"]
+    : said.p === 0.5 ? ["finds both as good"] : ["prefers ", element("b", "", all.policies[liked]), ` (${number(sure)})`];
+  if (!said.thoughts.length) return [element("p", "judged", `${name} `, ...verdict)];
+  const thoughts = said.thoughts.flatMap((text, i) =>
+    [element("h5", "", `with ${all.policies[i ? left : right]} as (A)`), element("p", "", text || "nothing")]);
+  return [element("details", "judged", element("summary", "", `${name} `, ...verdict), ...thoughts)];
+}
+
+// How much better the right reply is than the left one by a metric or a judge; null where that says nothing of them.
 function lead(row, k) {
   const { left, right } = pair();
+  if (k >= all.metrics.length) {
+    const p = opinion(row, k - all.metrics.length)?.p ?? null;
+    return p === null ? null : 2 * p - 1;
+  }
   const [a, b] = [row.replies[left]?.scores[k], row.replies[right]?.scores[k]];
   if (a == null || b == null) return null;
   return all.metrics[k].better === "lower" ? a - b : b - a;
@@ -135,8 +164,12 @@ const KEPT = {
   same: (row, [one, other]) => one?.text === other?.text,
 };
 
+// The numbers of the metrics that have a better side, then those of the judges.
+const sided = () => [
+  ...all.metrics.flatMap((metric, k) => (metric.better ? [k] : [])), ...judges().map((_, j) => all.metrics.length + j)];
+
 function disagreement(row) {
-  const leads = all.metrics.flatMap((metric, k) => (metric.better ? [lead(row, k) ?? 0] : []));
+  const leads = sided().map((k) => lead(row, k) ?? 0);
   const [up, down] = [Math.max(0, ...leads), Math.max(0, ...leads.map((value) => -value))];
   return Math.min(up, down);
 }
@@ -152,7 +185,7 @@ function select() {
   chosen = all.rows.filter((row) => KEPT[form.only.value](row, [row.replies[left], row.replies[right]]));
   if (wanted) chosen = chosen.filter((row) => says(row, wanted));
   const key = { wins: (row) => lead(row, k), losses: (row) => -lead(row, k), disagreements: disagreement }[order];
-  if (key && all.metrics.length) {
+  if (key && all.metrics.length + judges().length) {
     const keys = new Map(chosen.map((row) => [row, key(row)]));
     chosen = chosen.filter((row) => keys.get(row) > 0).sort((a, b) => keys.get(b) - keys.get(a));
   }
@@ -177,10 +210,10 @@ function options(select, names, value) {
 function prepare() {
   options(form.left, all.policies, 0);
   options(form.right, all.policies, Math.max(0, all.policies.indexOf(form.dataset.right)));
-  options(form.metric, all.metrics.map((metric) => metric.name), 0);
+  options(form.metric, [...all.metrics.map((metric) => metric.name), ...judges()], 0);
   const drop = (field, value) => form[field].querySelector(`[value="${value}"]`).remove();
   if (!refusals().length) drop("only", "refused");
-  if (all.metrics.filter((metric) => metric.better).length < 2) drop("order", "disagreements");
+  if (sided().length < 2) drop("order", "disagreements");
   form.hidden = false;
 }
 

@@ -42,12 +42,26 @@ def _rows(of: Material, shaping: Shaping) -> list[dict[str, Any]]:
             })  # fmt: skip
             row["extra"] = {k: v for k, v in row["extra"].items() if k in sample.extra and sample.extra[k] == v}
             row["replies"][i] = sample
+    _judged(of, rows)
     for row in rows.values():
         row["replies"] = [
             sample and _reply(sample, row["extra"], metrics) | _shaped(shaping.of(policy, sample))
             for policy, sample in zip(of.replies, row["replies"], strict=True)
         ]
     return list(rows.values())
+
+
+def _judged(of: Material, rows: Mapping[tuple[str, int], dict[str, Any]]) -> None:
+    """Adds to each row what judges said of its replies: [judge, policy, baseline, how likely the policy's is the better
+    one or null, thoughts], the first three by number."""
+    number = {name: i for i, name in enumerate(of.replies)}
+    for judge, said in enumerate(of.judgements.values()):
+        for one in said:
+            row = rows.get((one["prompt"], one["index"]))
+            if row is not None and {one["policy"], one["baseline"]} <= number.keys():
+                p = None if None in one["both"] else round(sum(one["both"]) / 2, DIGITS)
+                told = [judge, number[one["policy"]], number[one["baseline"]], p, one.get("thoughts", [])]
+                row.setdefault("judged", []).append(told)
 
 
 def _reply(sample: Sample, shared: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, Any]:
@@ -76,6 +90,7 @@ def _telling(rows: list[dict[str, Any]], of: Material, count: int) -> list[dict[
 def _pack(of: Material, rows: list[dict[str, Any]]) -> str:
     metrics = [{"name": name, "better": of.found["better"].get(name)} for name in scored(of)]
     content = {"policies": list(of.replies), "metrics": metrics, "rows": rows}
+    content |= {"judges": list(of.judgements)} if of.judgements else {}
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     return base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode()
 

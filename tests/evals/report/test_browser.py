@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from align.evals.report import Material, write
-from tests.evals.report.conftest import HOSTILE
+from align.data.files import write_rows
+from align.evals.report import Material, of_folder, write
+from align.records import prompt_id
+from tests.evals.report.conftest import HOSTILE, compared, samples
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +93,35 @@ def test_paper_and_the_dark(page):
     page.emulate_media(media="print", color_scheme="dark")
     assert page.evaluate(shown) == "rgb(255, 255, 255)"
     assert page.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
+
+
+def test_what_judges_said_and_thought_stands_below_the_replies(browser, tmp_path):
+    """The judge prefers `tuned` by 0.9 on prompt 0, `base` on 1, cannot be read on 2; its thoughts are hostile."""
+    folder = compared(tmp_path, {"base": samples("base", 0.1), "tuned": samples("tuned", 0.5)})
+    found = json.loads((folder / "comparison.json").read_text())
+    told = dict.fromkeys(("position_bias", "agreement_of_orders", "length", "human"))
+    found |= {"judges": {"wise": {"pairs": 3, "unread": 1} | told}, "win_rates": [], "ratings": {}}
+    (folder / "comparison.json").write_text(json.dumps(found))
+    asked = [sample.prompt for sample in samples("base", 0)[:3]]
+    said = [([0.8, 1.0], [f"tuned, for {HOSTILE}", "still tuned"]), ([0.5, 0.1], []), ([None, 1.0], [])]
+    rows = [
+        {"prompt": prompt_id(prompt), "index": 0, "policy": "tuned", "baseline": "base", "both": both, "thoughts": why}
+        for prompt, (both, why) in zip(asked, said, strict=True)
+    ]
+    write_rows(rows, folder / "judgements" / "wise.jsonl")
+    write(of_folder(folder, "toy"), tmp_path / "report.html")
+    page = browser.new_page()
+    page.goto((tmp_path / "report.html").as_uri())
+    page.select_option("[name=metric]", label="wise")
+    assert cards(page) == ["Question 0"], "the largest wins of the right by the judge"
+    assert page.inner_text(".judged summary") == "wise prefers tuned (0.9)"
+    page.click(".judged summary")
+    shown = list(filter(None, page.inner_text(".judged").splitlines()))
+    assert shown[1:] == ["with tuned as (A)", f"tuned, for {HOSTILE}", "with base as (A)", "still tuned"]
+    page.select_option("[name=left]", label="tuned")
+    page.select_option("[name=right]", label="base")
+    assert cards(page) == ["Question 1"] and page.inner_text(".judged") == "wise prefers base (0.7)"
+    page.select_option("[name=order]", "asked")
+    assert page.query_selector_all(".judged")[2].inner_text() == "wise gave no verdict that could be read"
+    page.select_option("[name=order]", "disagreements")
+    assert cards(page) == ["Question 1"], "quality is tuned's everywhere"
