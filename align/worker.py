@@ -11,7 +11,6 @@ lock of the key is the worker's own, so until its last instruction no other run 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import json
 import os
@@ -304,6 +303,8 @@ def _join_ranks(machine: Machine) -> None:
 
 def _clear_memory() -> None:
     """Gives back what a stage held, so that the next one, or another process, has it."""
+    import ctypes  # here, for planning imports this module and clears nothing
+
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # the allocator of GNU keeps what is freed below anything alive
         ctypes.CDLL(None).malloc_trim(0)
