@@ -16,7 +16,7 @@ from align.config import Sampling
 from align.records import Messages, prompt_id
 
 Progress = Callable[[int, int], None]
-"""`progress(done, total)` in replies, after every batch. It may raise, which ends the generation."""
+"""`progress(done, total)` in replies, whenever some are done. It may raise, which ends the generation."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,24 +12,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
 from transformers import GenerationConfig
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from align.config import Sampling
 from align.errors import TrainingError
-from align.generate.base import Completion, Progress
-from align.generate.hf import HFGenerator
-from align.generate.tokens import check_drawn, completion, prompts_of
+from align.generate.base import Progress
+from align.generate.engine import Asked, Engine, Replies
 from align.models.weights import quiet
 from align.records import Messages
-
-if TYPE_CHECKING:
-    from align.models.policy import Policy
 
 PAGE, FLASH_PAGE = 32, 256
 """Tokens of one page; FlashAttention's paged kernels take no shorter ones."""
@@ -41,39 +35,22 @@ WAIT = 1.0
 """Seconds after which a silent engine is looked after."""
 
 
-class ContinuousGenerator:
+class ContinuousGenerator(Engine):
     """Answers with a policy, at most `batch` replies side by side."""
 
-    def __init__(self, policy: Policy, batch: int = 64, max_tokens: int = 1024):
-        self.policy, self.batch = policy, batch
-        self._reader = HFGenerator(policy, batch, max_tokens)
-
-    def choose(
-        self, questions: Sequence[Messages], options: Sequence[str], progress: Progress | None = None
-    ) -> np.ndarray:
-        return self._reader.choose(questions, options, progress)
-
-    def generate(
-        self, prompts: Sequence[Messages], sampling: Sampling, seed: int, progress: Progress | None = None
-    ) -> list[Completion]:
-        asked = prompts_of(self.policy, prompts, sampling.max_new_tokens)
-        if not asked:
-            return []
+    def written(
+        self, prompts: Sequence[Messages], asked: Asked, sampling: Sampling, seed: int, progress: Progress | None
+    ) -> Replies:
         times = sampling.n if sampling.temperature else 1  # greedy replies to one prompt are all the same
-        outputs = self._outputs(asked, sampling, times, seed, progress)
-        first = outputs["0"]
-        check_drawn(self.policy, asked[0][0], first.generated_tokens, first.logprobs, sampling)
-        made = []
-        for name, output in outputs.items():
+        made = {}
+        for name, output in self._outputs(asked, sampling, times, seed, progress).items():
             prompt, _, child = name.partition(CHILD)
-            ids = output.generated_tokens
-            logps = output.logprobs if sampling.temperature else [0.0] * len(ids)
-            reply = completion(self.policy, int(prompt), int(child) + 1 if child else 0, ids, logps)
-            made += [replace(reply, index=reply.index + i) for i in range(sampling.n // times)]
-        return sorted(made, key=lambda c: (c.prompt, c.index))
+            for i in range(sampling.n // times):
+                made[int(prompt), i + (int(child) + 1 if child else 0)] = output.generated_tokens, output.logprobs
+        return made
 
     def _outputs(
-        self, asked: list[tuple[list[int], int]], sampling: Sampling, times: int, seed: int, progress: Progress | None
+        self, asked: Asked, sampling: Sampling, times: int, seed: int, progress: Progress | None
     ) -> dict[str, Any]:
         """What the engine wrote, under the prompt's number; further replies to it are its children."""
         model: Any = self.policy.model
@@ -97,7 +74,7 @@ class ContinuousGenerator:
                 manager.destroy()
         return made
 
-    def _room(self, asked: list[tuple[list[int], int]], times: int, seed: int) -> ContinuousBatchingConfig:
+    def _room(self, asked: Asked, times: int, seed: int) -> ContinuousBatchingConfig:
         """Pages for `batch` of the longest rows, and not what memory there is: training needs the rest."""
         rows = min(self.batch, len(asked) * times)
         flash = self.policy.model.dtype != torch.float32

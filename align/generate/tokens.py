@@ -51,11 +51,15 @@ def distribution(logits: Tensor, sampling: Sampling) -> Tensor:
 
     Where decoding is greedy, the model's own.
     """
-    return _truncated(logits.float() / (sampling.temperature or 1.0), sampling).log_softmax(-1)
+    return truncated(logits, sampling).log_softmax(-1)
 
 
-def _truncated(logits: Tensor, sampling: Sampling) -> Tensor:
-    """Logits with all but the `top_k` likeliest, then all but the nucleus of mass `top_p`, at minus infinity."""
+def truncated(logits: Tensor, sampling: Sampling) -> Tensor:
+    """(B, V) float32 logits over the temperature; all but the `top_k` likeliest, then all but the nucleus of mass
+    `top_p`, are minus infinity."""
+    logits = logits.float()
+    if sampling.temperature not in (0, 1):
+        logits = logits / sampling.temperature
     if 0 < sampling.top_k < logits.shape[-1]:
         worst = logits.topk(sampling.top_k).values[:, -1:]
         logits = logits.masked_fill(logits < worst, -torch.inf)

@@ -16,15 +16,13 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from align.config import Sampling
 from align.errors import CheckError
-from align.generate.base import Completion, Progress, reply_seed
-from align.generate.hf import HFGenerator
-from align.generate.tokens import check_drawn, completion, prompts_of
+from align.generate.base import Progress, reply_seed
+from align.generate.engine import Asked, Engine, Replies
 from align.records import Messages
 
 if TYPE_CHECKING:
@@ -34,29 +32,21 @@ _engines: dict[tuple[str, str, float], Any] = {}
 """The engine of this process, by the config, the dtype and the memory that it was started with."""
 
 
-class VLLMGenerator:
+class VLLMGenerator(Engine):
     """Answers with a policy on CUDA, as many replies side by side as fit into `memory`, a share of the GPU's."""
 
     def __init__(self, policy: Policy, memory: float, batch: int = 64, max_tokens: int = 1024):
         """batch, max_tokens: for questions, which the policy itself reads."""
         if policy.contract.quantize:
             raise CheckError("vllm can't be given 4-bit weights; set the machine's generator to hf")
-        self.policy, self.memory = policy, memory
-        self._reader = HFGenerator(policy, batch, max_tokens)
+        super().__init__(policy, batch, max_tokens)
+        self.memory = memory
 
-    def choose(
-        self, questions: Sequence[Messages], options: Sequence[str], progress: Progress | None = None
-    ) -> np.ndarray:
-        return self._reader.choose(questions, options, progress)
-
-    def generate(
-        self, prompts: Sequence[Messages], sampling: Sampling, seed: int, progress: Progress | None = None
-    ) -> list[Completion]:
+    def written(
+        self, prompts: Sequence[Messages], asked: Asked, sampling: Sampling, seed: int, progress: Progress | None
+    ) -> Replies:
         from vllm import SamplingParams  # pyright: ignore[reportAttributeAccessIssue]
 
-        asked = prompts_of(self.policy, prompts, sampling.max_new_tokens)
-        if not asked:
-            return []
         places = [(i, j) for i in range(len(asked)) for j in range(sampling.n)]
         stop = self.policy.contract.stop
         params = [
@@ -68,12 +58,7 @@ class VLLMGenerator:
             outputs = _run(engine, [asked[i][0] for i, _ in places], params, progress)
         finally:
             engine.sleep(level=2)
-        replies = [reply(output) for output in outputs]
-        check_drawn(self.policy, asked[0][0], *replies[0], sampling)
-        return [
-            completion(self.policy, i, j, ids, logps if sampling.temperature else [0.0] * len(ids))
-            for (i, j), (ids, logps) in zip(places, replies, strict=True)
-        ]
+        return {place: reply(output) for place, output in zip(places, outputs, strict=True)}
 
 
 def decoding(sampling: Sampling, limit: int, stop: Sequence[int], seed: int) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Decoding: the same replies in any company, the model's own log-probs, and no work that nobody needs."""
 
-import inspect
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,6 +21,8 @@ SIZES = {
 }  # fmt: skip
 FAMILIES = {
     "llama": {},
+    "qwen3": {"head_dim": 16},  # norms of queries and keys
+    "qwen2": {},  # biases
     "gpt2": {},  # absolute positions, and dropout in its default config
     "bloom": {},  # ALiBi: no positions
     "mixtral": {"num_local_experts": 4},
@@ -94,24 +95,66 @@ def test_a_reply_ends_where_the_context_does():
         HFGenerator(asked).generate([(Message("user", ""),)], Sampling(), seed=0)
 
 
-def test_prompts_are_read_once_finished_rows_leave_and_last_positions_alone_are_projected():
-    asked, shapes = policy(), []
-    forward = asked.model.forward
+def watched(model):
+    """The shapes of what is embedded and of what is projected in every forward pass."""
+    read, projected = [], []
+    model.get_input_embeddings().register_forward_hook(lambda _, given, made: read.append(tuple(made.shape[:2])))
+    model.get_output_embeddings().register_forward_hook(lambda _, given, made: projected.append(made.shape[1]))
+    return read, projected
 
-    def watched(**given):
-        output = forward(**given)
-        shapes.append((*given["input_ids"].shape, output.logits.shape[1]))
-        return output
 
-    watched.__signature__ = inspect.signature(forward)
-    asked.model.forward = watched
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_prompts_are_read_once_finished_rows_leave_and_last_positions_alone_are_projected(family):
+    asked = policy(family)
+    shapes, projected = watched(asked.model)
     made = HFGenerator(asked, batch=40).generate(PROMPTS, Sampling(max_new_tokens=20, n=8, temperature=1.5), seed=3)
     lengths = [len(c.ids) for c in made]
-    assert shapes[0] == (5, 20, 1), "five prompts, though forty replies are to follow"
-    assert [width for _, width, _ in shapes[1:]] == [1] * (max(lengths) - 1)
-    for step, (rows, _, _) in enumerate(shapes[1:], 1):
+    assert shapes[0] == (5, 20), "five prompts, though forty replies are to follow"
+    assert set(projected) == {1}
+    steps = shapes[2:] if family == "llama" else shapes[1:]  # a first token is fed in both ways, to compare them
+    assert [width for _, width in steps] == [1] * (max(lengths) - 1)
+    for step, (rows, _) in enumerate(steps, 1):
         running = sum(length > step for length in lengths)
         assert running <= rows <= running * 8 / 7 + 1
+
+
+def test_prompts_are_read_by_length_in_parts_of_so_many_tokens():
+    asked = policy()
+    shapes, _ = watched(asked.model)
+    whole = HFGenerator(asked).generate(PROMPTS, Sampling(max_new_tokens=9), seed=0)
+    shapes.clear()
+    parts = HFGenerator(asked, max_tokens=24).generate(PROMPTS, Sampling(max_new_tokens=9), seed=0)
+    assert shapes[:3] == [(1, 20), (2, 12), (2, 5)]
+    assert [c.ids for c in parts] == [c.ids for c in whole]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_rows_that_leave_make_room_for_others(family):
+    asked, prompts = policy(family, stop=range(1, 12)), [(Message("user", LETTERS[i : i + 9]),) for i in range(18)]
+    alone = HFGenerator(asked, batch=1).generate(prompts, Sampling(max_new_tokens=30), seed=0)
+    lengths = [len(c.ids) for c in alone]
+    assert max(lengths) > 3 * min(lengths)
+    shapes, _ = watched(asked.model)
+    together = HFGenerator(asked, batch=4).generate(prompts, Sampling(max_new_tokens=30), seed=0)
+    assert [c.ids for c in together] == [c.ids for c in alone]
+    fed = [rows for rows, width in shapes if width == 1]
+    proof = 4 if family == "llama" else 0
+    assert sum(fed) - proof <= sum(n - 1 for n in lengths) + 4 * max(lengths), "idle only once nobody waits"
+    assert sum(fed[: len(fed) // 2]) == 4 * (len(fed) // 2)
+
+
+def test_a_block_of_another_form_is_left_to_the_models_own_forward():
+    asked = policy()
+    plain = HFGenerator(asked).generate(PROMPTS, Sampling(max_new_tokens=10), seed=0)
+    attention = asked.model.model.layers[1].self_attn
+    forward = attention.forward
+    attention.forward = lambda **given: tuple(None if part is None else 2 * part for part in forward(**given))
+    doubled = HFGenerator(asked).generate(PROMPTS, Sampling(max_new_tokens=10), seed=0)
+    attention.forward = forward
+    with torch.no_grad():
+        attention.o_proj.weight.mul_(2)
+    expected = HFGenerator(asked).generate(PROMPTS, Sampling(max_new_tokens=10), seed=0)
+    assert [c.ids for c in doubled] == [c.ids for c in expected] != [c.ids for c in plain]
 
 
 def test_dropout_is_off_and_training_goes_on_as_it_was():
@@ -148,7 +191,7 @@ def test_progress_is_told_in_replies_and_may_stop():
     told = []
     sampling = Sampling(max_new_tokens=2, n=2)
     HFGenerator(policy(), batch=4).generate(PROMPTS, sampling, 0, lambda *seen: told.append(seen))
-    assert told == [(4, 10), (8, 10), (10, 10)]
+    assert told == sorted(set(told)) and told[-1] == (10, 10) and len(told) > 2
 
     def stop(done, total):
         raise KeyboardInterrupt

@@ -63,12 +63,15 @@ def test_a_step_waits_once_however_it_is_cut(
     assert [len(sent) for sent in transfers] == [2 * 5 + 1]  # the loss and four metrics with their counts, and the norm
 
 
-def test_decoding_waits_once_a_token() -> None:
-    """For how many rows are left. With padding, transformers asks its mask once more whether it masks anything."""
-    asked = policy(stop=())
+def test_decoding_waits_once_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tokens and log-probs, in one transfer. With padding, transformers asks its mask whether it masks anything."""
+    asked, transfers, tolist = policy(stop=()), Counter[int](), Tensor.tolist
+    asked.model.set_attn_implementation("eager")  # the decoder of `align.models.decoder` is for CPUs alone
     made = []
     for limit in (4, 9):
-        with Waits() as waits:
+        with Waits() as waits, monkeypatch.context() as patched:
+            patched.setattr(Tensor, "tolist", lambda self, at=limit: transfers.update([at]) or tolist(self))
             HFGenerator(asked).generate(PROMPTS[:1], Sampling(max_new_tokens=limit, n=3), seed=0)
         made.append(waits.seen)
-    assert made[1] - made[0] == {"_local_scalar_dense": 5}, made
+    assert made[1] == made[0]
+    assert transfers[9] - transfers[4] == 5
