@@ -65,9 +65,9 @@ def player(policy, rewards=(WHOLE,), temperature=1.0, head=None, penalty=0.0, cr
     )
 
 
-def learner(module, lr=1e-2) -> Learner:
+def learner(module, lr=1e-2, machine=MACHINE) -> Learner:
     optim = Optim(schedule="constant", warmup=0.0)
-    return Learner(module, optim, lr=lr, steps=99, accelerator=accelerator(MACHINE), machine=MACHINE)
+    return Learner(module, optim, lr=lr, steps=99, accelerator=accelerator(machine), machine=machine)
 
 
 def objective(temperature=1.0, kl=("k1", 0.0), on_policy=1e-3, entropy=0.0):
@@ -202,8 +202,7 @@ def test_a_step_does_not_depend_on_how_it_is_cut(policy, shared):
     trees = made.assign([t.tree for t in turns], scores, 0.1)
     gradients = []
     for size in (256, 16):
-        train = learner(actor.module)
-        train.machine = Machine(device="cpu", max_tokens=size)
+        train = learner(actor.module, machine=Machine(device="cpu", max_tokens=size))
         train.module.zero_grad(set_to_none=True)
         losses = train.backward(objective(kl=("k3", 0.1), entropy=0.01), trees)
         assert (len(losses) == 1) == (size == 256)
@@ -228,8 +227,7 @@ def test_demonstrations_beside_add_their_mean_loss_times_the_coefficient(policy,
     expected = 0.7 * sum(sums) / (5 + 10)
     gradients = torch.autograd.grad(expected, list(policy.model.parameters()))
     norm = torch.stack([g.norm() for g in gradients]).norm()
-    train = learner(actor.module)
-    train.machine = Machine(device="cpu", max_tokens=max_tokens)
+    train = learner(actor.module, machine=Machine(device="cpu", max_tokens=max_tokens))
     scored = sum(len(c.ids) for t in turns for c in t.completions)
     metrics = train.update(objective(), trees, (demonstrated(0.7 * scored / 15), shown))
     assert metrics["loss"] == pytest.approx(float(expected), rel=1e-4)
