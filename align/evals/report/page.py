@@ -141,7 +141,8 @@ def _basis(of: Material) -> str:
     """What all of it rests on, in one line."""
     settings = of.found["settings"]
     asked, n = settings.get("prompts"), settings.get("n", 1)
-    replies = f", {asked} prompts, {f'{n} replies' if n > 1 else 'one reply'} to each" if asked else ""
+    within = f" in {settings['clusters']} clusters" if "clusters" in settings else ""
+    replies = f", {asked} prompts{within}, {f'{n} replies' if n > 1 else 'one reply'} to each" if asked else ""
     benchmarks = sum(name.startswith("benchmark ") for name in settings)
     told = f", {benchmarks} benchmark{'s' * (benchmarks > 1)}" if benchmarks else ""
     return f"{len(of.policies)} checkpoints{replies}{told}, seed {settings.get('seed')}."

@@ -43,8 +43,8 @@ def against_first(found: Mapping[str, Any]) -> list[str]:
                  for p in pairs if (side := found["better"][p["metric"]])}  # fmt: skip
         good, bad = ([m for m, is_better in sides.items() if is_better is wanted] for wanted in (True, False))
         parts = [f"better by {listed(good)}"] * bool(good) + [f"worse by {listed(bad)}"] * bool(bad)
-        known = f"is {', and '.join(parts)}" if parts else "cannot be told apart by any metric with a better side"
-        said.append(f"{name}, against {first}, {known}")
+        apart = f"{name} and {first} cannot be told apart by any metric with a better side"
+        said.append(f"{name}, against {first}, is {', and '.join(parts)}" if parts else apart)
     return said
 
 

@@ -41,7 +41,7 @@ def page(material, tmp_path):
 def test_it_says_the_verdict_first(page):
     text, _ = page()
     assert "<h1>tuned beats both others by quality.</h1>" in text
-    assert "same, against base, cannot be told apart" in text
+    assert "same and base cannot be told apart" in text
     assert re.search(r"tuned beats base: \+0\.4 \[0\.4, 0\.4\], n = 40", text)
     assert text.index("<h1>") < text.index("<table") < text.index("<figure")
 
@@ -111,3 +111,13 @@ def test_charts_go_beside_it_on_request(page, tmp_path):
 def test_one_policy_alone_has_a_page(material, page, tmp_path):
     text, _ = page(of_folder(compared(tmp_path / "alone", {"base": material.replies["base"]}), "alone"))
     assert "<h1>base reaches 0.3 by quality.</h1>" in text
+
+
+def test_clusters_are_told_where_there_are_some(material, tmp_path):
+    found = material.found | {"settings": material.found["settings"] | {"clusters": 9}}
+    write(replace(material, found=found), tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text()
+    assert "40 prompts in 9 clusters, one reply to each" in text and "whole clusters" in text
+    write(material, tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text()
+    assert "40 prompts, one reply to each" in text and "whole clusters" not in text

@@ -53,7 +53,7 @@ def test_those_whom_nothing_beats_lead():
 def test_each_is_held_against_the_first():
     worse = found(("dpo", "base", -0.4), ("dpo", "sft", 0.1))
     assert against_first(worse) == [
-        "sft, against base, cannot be told apart by any metric with a better side",
+        "sft and base cannot be told apart by any metric with a better side",
         "dpo, against base, is worse by m",
     ]
 
