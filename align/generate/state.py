@@ -128,8 +128,8 @@ class State:
             return self.forward(tokens[:, None], self.positions[:, None])
         if self._columns <= self.seen:
             self._columns = self.seen + self.seen // 2 + 1
-            keys: Any = self.cache.layers[0].keys  # (B, H, T, D)
-            self._spans = spans_of(self.starts, self._columns, 2 * keys.shape[1] * keys.shape[3])
+            first: Any = self.cache.layers[0]  # keys: (B, H, T, D)
+            self._spans = spans_of(self.starts, self._columns, 2 * first.keys.shape[1] * first.keys.shape[3])
         if not self.reader.proven:
             return self._prove(decoder, tokens)
         self.logits = decoder(tokens, self.positions, self.cache.layers, self._spans)

@@ -179,8 +179,8 @@ class Compare(Stage):
         from align.evals.judging import add_judge
 
         directions: dict[str, Better] = {reward.name: reward.better for reward in asked.rewards}
-        better: dict[str, Better] = {"nll": "lower", "perplexity": "lower"}
-        better |= directions | {metric.name: metric.better for metric in self.metrics} | made.better
+        better: dict[str, Better] = {"nll": "lower", "perplexity": "lower", **directions, **made.better}
+        better |= {metric.name: metric.better for metric in self.metrics}
         seed, clusters = seed_of(ctx.seed, "bootstrap"), asked.clusters
         settings, notes = self._settings(ctx, asked), notes + made.notes
         found = comparison(made.measures, better, settings, seed, made.tokenizers, self.worth, notes, clusters)
