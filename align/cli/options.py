@@ -10,6 +10,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from align.config import Endpoint, Model, documentation
 from align.errors import RecipeError, StoreError
@@ -59,7 +60,10 @@ def _option(name: str) -> inspect.Parameter:
     kind = list[str] if many else bool if field.annotation is bool else int if int in _kinds(field.annotation) else str
     first = documentation(Machine)[name].split(". ")[0].split("; ")[0].replace("\n", " ").rstrip(".") + "."
     option = typer.Option(
-        f"--{name.replace('_', '-')}", help=first, rich_help_panel="Machine (or ALIGN_* variables)", show_default=False
+        f"--{name.replace('_', '-')}",
+        help=escape(first),
+        show_default=False,
+        rich_help_panel="Machine (or ALIGN_* variables)",
     )
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]

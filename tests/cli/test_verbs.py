@@ -1,6 +1,7 @@
 """The list of verbs says what the verbs say, and needs none of their modules."""
 
 import inspect
+import os
 import subprocess
 import sys
 
@@ -38,3 +39,12 @@ def test_a_verb_imports_no_other():
     modules = {module for verbs in VERBS.values() for module, _ in verbs.values()}
     found = {name.removeprefix("align.cli.") for name in loaded("plan", "quickstart")}
     assert found & modules == {"plan"}
+
+
+def test_help_keeps_brackets():
+    """An extra of a package is in square brackets, in which rich looks for styles."""
+    code = "import sys\nsys.argv = ['align', 'run', '--help']\nfrom align.cli import main\nmain()"
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"}
+    )
+    assert "align[vllm]" in shown.stdout
