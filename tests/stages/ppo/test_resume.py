@@ -33,13 +33,15 @@ def test_a_stage_that_was_stopped_ends_with_the_same_bits(form, moment, inputs, 
     whole = stage.run(ctx)
     straight, weights = steps_of(context), tensors(ctx.out)
     ctx.out.rename(tmp_path / "straight")
-    # Asked after each batch of 12 replies (held out) and of 8 (three rollouts), and after each step.
-    asked = {"after step 1": 3, "in the rollout of step 3": 6}[moment]
-    questions = iter(range(1, 99))
-    with pytest.raises(Interrupted, match=r"after step [12] of 3"):
-        stage.run(dataclasses.replace(context(inputs), stopping=lambda: next(questions) == asked))
+    steps, rollout = {"after step 1": (1, None), "in the rollout of step 3": (2, "rollout")}[moment]
+
+    def stopping() -> bool:
+        return len(steps_of(context)) == steps and context.events[-1].get("what") == rollout
+
+    with pytest.raises(Interrupted, match=f"after step {steps} of 3"):
+        stage.run(dataclasses.replace(context(inputs), stopping=stopping))
     done = len(steps_of(context))
-    assert done == {"after step 1": 1, "in the rollout of step 3": 2}[moment]
+    assert done == steps
     (saved,) = (ctx.work / "checkpoints").iterdir()
     state = json.loads((saved / "complete.json").read_text())["state"]
     assert state["scores"]["count"] == (8 * done if stage.normalize_rewards else 0)  # all replies so far
