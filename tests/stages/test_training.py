@@ -4,7 +4,6 @@ and a stage that was stopped ends with the same bits as one that was not."""
 import dataclasses
 import json
 import math
-import shutil
 
 import numpy as np
 import pytest
@@ -119,10 +118,6 @@ def test_the_reference_of_an_adapter_on_an_adapter_is_the_parent(artifacts, cont
     base = json.loads((parent.path / "base.json").read_text())
     assert base == {"artifact": "key-of-base"}
     ctx = context({"parent": parent, "pairs": pairs})
-    (ctx.store.inside / "artifacts").mkdir(parents=True)
-    shutil.copytree(artifacts["base"].path, ctx.store.inside / "artifacts" / "key-of-base")
-    manifest = {"kind": "policy", "key": "key-of-base", "metrics": {}, "files": {}}
-    (ctx.store.inside / "artifacts" / "key-of-base" / "manifest.json").write_text(json.dumps(manifest))
     dpo = DPO(policy="$parent", data="$pairs", lora=LORA, max_length=64, beta=0.3, optim=OPTIM)
     dpo.run(ctx)
     (first,) = [e for e in context.events if e["event"] == "step"]
