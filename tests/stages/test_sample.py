@@ -96,7 +96,7 @@ def test_a_rule_that_lacks_its_column_is_refused_before_anything_is_sampled(arti
 def test_a_signal_stops_it_once_replies_have_ended(artifacts, prompts, context):
     ctx = context(artifacts | {"prompts": prompts}, sample_batch=9)
     object.__setattr__(ctx, "stopping", lambda: True)
-    with pytest.raises(Interrupted, match="sampling base: [1-9] of 36"):
+    with pytest.raises(Interrupted, match=r"sampling base: [1-9] of 36"):
         SampleReplies.model_validate(FIELDS).run(ctx)
 
 
