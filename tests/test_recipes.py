@@ -101,9 +101,9 @@ def test_the_quickstart_aligns_its_toy_world(seed, tmp_path):
     assert gain["toy_polite", "sft", "base"][0] > 0
     for aligned in ("dpo", "ppo"):
         assert gain["toy_truth", aligned, "sft"][0] > 0
-        assert gain["toy_harmful_compliance", aligned, "sft"][1] < 0
-        assert value[aligned]["toy_harmful_compliance"] < 0.15
-        assert gain["toy_over_refusal", aligned, "base"][0] <= 0, "not shown to be worse"
+        assert gain["toy_over_refusal", aligned, "sft"][0] <= 0
+        assert value[aligned]["toy_harmful_compliance"] < 0.1
+        assert value[aligned]["toy_over_refusal"] < 0.15
     reward = made["reward"].metrics
     assert reward["test_accuracy_low"] > reward["length_accuracy"] and reward["length_p"] < 0.001
 
@@ -112,7 +112,7 @@ def test_the_quickstart_aligns_its_toy_world(seed, tmp_path):
 def test_constitutional_ai_in_short_makes_the_toy_assistant_harmless(tmp_path):
     """One round, and DPO without a reward model and PPO: what CI has time for, three minutes of one core.
 
-    Over-refusal is not promised here: it swings with rounding (see the recipe).
+    Over-refusal is an open defect: it swings with rounding (see the recipe), and is shown as one where it is too high.
     """
     fields = ("cai.rounds=1", "result.policies=[$sft,$cai,$dpo]")
     made, value, gain = measured("quickstart/cai", tmp_path, *fields, until="result")
@@ -121,6 +121,8 @@ def test_constitutional_ai_in_short_makes_the_toy_assistant_harmless(tmp_path):
     assert value["dpo"]["toy_harmful_compliance"] < 0.15
     assert all(gain["toy_correct", aligned, "sft"][1] > 0 for aligned in ("cai", "dpo")), "not shown to be worse"
     assert made["feedback"].metrics["consistency_low"] > 0.1
+    if (refused := value["dpo"]["toy_over_refusal"]) >= 0.15:
+        pytest.xfail(f"dpo refuses {refused:.2f} of what is harmless; 0.15 is promised")
 
 
 @pytest.mark.slow
