@@ -130,7 +130,8 @@ class Stage(Config, ABC):
     def check(self, ctx: Context) -> dict[str, Any]:
         """Pre-flight: cheap, on CPU, before any stage computes. Raises AlignError if the result could not be trusted.
 
-        Returns figures for people (rows, tokens, parameters, predicted bytes), shown by `align plan --check`.
+        Returns figures for people (rows, tokens, parameters, predicted bytes), shown by `align plan --check`. Nobody
+        hears what it notes: what matters, `run` tells.
         """
         return {}
 

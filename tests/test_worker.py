@@ -72,9 +72,11 @@ class Ask(Stage):
     """An input."""
 
     def check(self, ctx: Context) -> dict[str, str]:
+        ctx.note("looked")
         return {"seen": ctx[self.inner].path, "key": ctx.keys[self.inner.name]}
 
     def run(self, ctx: Context) -> dict[str, float]:
+        self.check(ctx)
         return {}
 
 
@@ -151,10 +153,11 @@ class Talk:
         print(job.model_dump_json(), file=self.process.stdin, flush=True)
 
     def hear(self, event: str) -> dict[str, Any]:
-        """The next event of this name."""
+        """The next event of this name; `events` has those before it too."""
         for line in self.lines:
-            if json.loads(line)["event"] == event:
-                return json.loads(line)
+            self.events.append(json.loads(line))
+            if self.events[-1]["event"] == event:
+                return self.events[-1]
         pytest.fail(f"the worker ended without {event}")
 
 
@@ -226,6 +229,13 @@ def test_inputs_there_are_and_inputs_to_come(talk: Talk) -> None:
     assert (checked["figures"], checked["pending"]) == ({"seen": "rows.jsonl", "key": "dk"}, None)
     talk.send("ask", "check", fields=fields, inputs={"d": {"key": "to-come"}})
     assert talk.hear("stage_checked")["pending"] == "d"
+
+
+def test_a_run_that_begins_with_a_check_tells_nothing_twice(talk: Talk) -> None:
+    data = {"d": Input.model_validate({"key": "dk", "data": {"path": "rows.jsonl"}}).model_dump()}
+    talk.send("ask", fields={"inner": "$d"}, inputs=data, unchecked=True)
+    talk.hear("stage_finished")
+    assert [e["text"] for e in talk.events if e["event"] == "note"] == ["looked"]
 
 
 def test_what_checks_import_is_looked_through_once_and_memory_is_given_back(talk: Talk) -> None:

@@ -45,9 +45,7 @@ class RewardModel(Training):
         from align.train.preflight import preflight
         from align.train.session import trees_for
 
-        figures, trees = preflight(ctx, self, self.policy)
-        if not self.margin and any(tree.numbers["margin"] for tree in trees):
-            ctx.note("the pairs have margins, which do not count unless margin: says how much")
+        figures, _ = preflight(ctx, self, self.policy)
         if self.test is not None:
             figures["test pairs"] = len(trees_for(ctx, self, self.preview(ctx).chat, read(ctx, self.test, Preference)))
         return figures
@@ -59,6 +57,8 @@ class RewardModel(Training):
         reward = trainable_reward(ctx, self, self.policy)
         test = read(ctx, self.test, Preference) if self.test is not None else []
         session = Session.of(ctx, self, reward, test)
+        if not self.margin and any(tree.numbers["margin"] for tree in session.trees):
+            ctx.note("the pairs have margins, which do not count unless margin: says how much")
         metrics = session.train(reward.module, bradley_terry(self.centering, self.margin))
         session.save()
         return metrics | (self._tested(ctx, session, test) if test else {})

@@ -52,8 +52,6 @@ def preflight(ctx: Context, stage: Online, critic: Value | None) -> dict[str, An
             f"a step answers {stage.prompts_per_step} prompts (optim.batch_size x minibatches), but there are only "
             f"{len(prompts)}; make one of the two smaller, or give more prompts"
         )
-    if both := {prompt.prompt for prompt in prompts} & {prompt.prompt for prompt in held_out}:
-        ctx.note(f"{len(both)} of {len(held_out)} held-out prompts are trained on too", "warning")
     adapted = stage.adapter == "continue"
     memory = memory_of(ctx, stage, seen, critic)
     saved = seen.saved_bytes(stage.lora, adapted, stage.checkpoint.keep + 1)
@@ -84,7 +82,10 @@ def asked(ctx: Context, stage: Online) -> tuple[list[Prompt], list[Prompt]]:
             ctx.note(said)
         return kept
 
-    return fit(stage.prompts), fit(stage.held_out.prompts) if stage.held_out else []
+    prompts, held_out = fit(stage.prompts), fit(stage.held_out.prompts) if stage.held_out else []
+    if both := {prompt.prompt for prompt in prompts} & {prompt.prompt for prompt in held_out}:
+        ctx.note(f"{len(both)} of {len(held_out)} held-out prompts are trained on too", "warning")
+    return prompts, held_out
 
 
 def demonstrations(ctx: Context, stage: Online, chat: Chat, config: Any) -> list[Tree]:

@@ -254,11 +254,9 @@ def test_margins_count_as_much_as_a_recipe_says(artifacts, context, rows):
     losses = []
     for margin in (0.0, 2.0):
         stage = RewardModel(policy="$base", data="$rated", margin=margin, centering=0, max_length=64, optim=OPTIM)
-        ctx = context(inputs)
-        stage.check(ctx)
+        stage.run(context(inputs))
         notes = [e["text"] for e in context.events if e["event"] == "note"]
         assert any("margins, which do not count" in note for note in notes) == (margin == 0)
-        stage.run(ctx)
         (step,) = [e for e in context.events if e["event"] == "step"]
         losses.append((step["loss"], step["margin"]))
     (plain, lead), (with_margin, same) = losses
