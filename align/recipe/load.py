@@ -257,7 +257,9 @@ class _Loading:
         if kind is not None and SAME.get(kind, kind) not in reference.kinds:
             needs = " or ".join(map(a, reference.kinds))
             is_ = f"is {a(kind)}" if kind in SAME else f"makes {a(kind)}"
-            self.source.add(here, f"needs {needs}, but {reference.name!r} {is_}")
+            outside = (kind, needs) == ("model", "a reward")
+            right = "; one from outside is a block, {model: {path: ...}}" if outside else ""
+            self.source.add(here, f"needs {needs}, but {reference.name!r} {is_}{right}")
 
     def _order(self, needs: dict[str, list[str]], place: Place = ("stages",)) -> list[str]:
         """Names so that each comes after what it needs; a cycle is noted. place: where the names stand."""

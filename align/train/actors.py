@@ -101,5 +101,5 @@ def _trained(ctx: Context, stage: Online, outside: bool) -> Iterator[tuple[str, 
         if not isinstance(part.source, Reference):
             if outside and part.source.model is not None:
                 yield part.source.name, part.source.model
-        elif ctx.knows(part.source) and (outside or not isinstance(ctx.inputs.get(part.source.name), Model)):
+        elif ctx.knows(part.source):
             yield part.source.name, ctx.forerunner(part.source)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from align.config import Model
 from align.data import read
 from align.data.chat import Chat
 from align.data.tokens import trees
@@ -23,6 +22,7 @@ from align.models.shared import train_only
 from align.records import Demonstration, Prompt
 from align.rewards.base import names
 from align.stage import Context, Reference
+from align.store import Artifact
 from align.train.actors import actor_critic, weighed
 from align.train.batching import token_budget
 from align.train.learner import Learner, accelerator
@@ -109,13 +109,14 @@ def demonstrations(ctx: Context, stage: Online, chat: Chat, config: Any) -> list
 
 def check_reward(ctx: Context, stage: Online, part: RewardPart) -> None:
     """Refuses a trained reward model that is not known to be better than a ruler."""
-    if not isinstance(part.source, Reference) or part.source.name not in ctx.inputs:
+    if not isinstance(part.source, Reference):
+        if part.source.model is not None:
+            ctx.note(f"reward {part.source.name!r} comes from outside: nothing here says how good it is", "warning")
         return
-    source, name = ctx.checkpoint(part.source), part.source.name
-    if isinstance(source, Model):
-        ctx.note(f"reward {name!r} comes from outside: nothing here says how good it is", "warning")
+    name = part.source.name
+    if not isinstance(made := ctx.inputs.get(name), Artifact):  # a check, before it is made
         return
-    found = source.metrics
+    found = made.metrics
     if "test_accuracy" not in found:
         doubt = "was not tested; give its stage `test:`, pairs that it has not seen"
     elif not (found["test_accuracy"] > found["length_accuracy"] and found["length_p"] < 0.05):

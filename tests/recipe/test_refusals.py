@@ -49,6 +49,8 @@ stages:
          "r.yaml:10: stages.sft.policy: needs a policy, but 'reward' makes a reward"),
         ("reward: $reward", "reward: $sft",
          "r.yaml:17: stages.replies.reward: needs a reward, but 'sft' makes a policy"),
+        ("reward: $reward", "reward: $base", "r.yaml:17: stages.replies.reward: needs a reward, but 'base' is a model; "
+         "one from outside is a block, {model: {path: ...}}"),
         ("data: $demos", "data: $base", "r.yaml:10: stages.sft.data: needs records, but 'base' is a model"),
         ("{lr: 2e-5}", "{learning_rate: 1}", "r.yaml:16: stages.dpo.optim.learning_rate: unknown key 'learning_rate'. "
          "There are: batch_size, betas, eps, final_lr, lr, max_grad_norm, schedule, warmup, weight_decay."),

@@ -127,14 +127,14 @@ def test_a_reward_model_reads_text_with_its_own_tokenizer(inputs, context, byte_
 
 
 def test_a_reward_model_from_outside_is_a_critic_where_asked_for(inputs, context):
-    """As a card names it, and as `models:` does; unasked a critic starts from the policy, which may be far smaller."""
-    given = inputs | {"theirs": Model(path=str(inputs["judge"].path / "model"), template="plain")}
-    for reward in ("$theirs", {"model": {"path": given["theirs"].path, "template": "plain"}, "name": "theirs"}):
-        stage = STAGE | {"reward": reward, "steps": 1}
-        PPO(**stage, value={"start": "reward"}).run(context(given))
-        assert "the critic starts from reward 'theirs'" in notes_of(context)
-        PPO(**stage).run(context(given))
-        assert "the critic starts from the policy" in notes_of(context)
+    """Unasked a critic starts from the policy, which may be far smaller."""
+    theirs = {"model": {"path": str(inputs["judge"].path / "model"), "template": "plain"}, "name": "theirs"}
+    stage = STAGE | {"reward": theirs, "steps": 1}
+    PPO(**stage, value={"start": "reward"}).run(context(inputs))
+    assert "the critic starts from reward 'theirs'" in notes_of(context)
+    assert "reward 'theirs' comes from outside: nothing here says how good it is" in notes_of(context)
+    PPO(**stage).run(context(inputs))
+    assert "the critic starts from the policy" in notes_of(context)
 
 
 def test_a_policy_that_arrives_as_somebodys_adapter_can_be_its_own_critic(inputs, context, tmp_path):
