@@ -159,9 +159,10 @@ class LiveTable:
 
 def _running_cell(row: Row, now: float, wide: bool) -> RenderableType:
     words = running(row, now)
-    if not row.steps:
+    count = row.steps if row.steps.total else row.part
+    if not count.total:
         return _line("  ".join(words))
-    bar = ProgressBar(total=row.steps, completed=row.step, width=24 if wide else 10)
+    bar = ProgressBar(total=count.total, completed=count.done, width=24 if wide else 10)
     line = Table.grid(padding=(0, 2, 0, 0))
     line.add_row(_line(words[0]), bar, _line("  ".join(words[1:])))
     return line
@@ -177,18 +178,14 @@ def _tone(row: Row) -> str:
 
 def running(row: Row, now: float) -> list[str]:
     """What a running stage is doing: steps, time left, what is watched, tokens a second; the most wanted is first."""
-    if not row.steps:
-        return [row.doing or "starting"]
-    words = [f"{row.doing} {row.step}/{row.steps}".strip()]
-    left = row.left(now)
-    if left is not None and row.step < row.steps:
-        words.append(f"{text.duration(left)} left")
+    words = [str(row.steps)] if row.steps.total else []
+    words += [f"{row.doing} {row.part}"] if row.doing else []
+    left = row.steps.left(now) if row.steps.total > row.steps.done else row.part.left(now)
+    words += [] if left is None else [f"{text.duration(left)} left"]
     words.append(text.metrics({k: row.numbers[k] for k in WATCHED if k in row.numbers}))
-    if row.doing:
-        return list(filter(None, words))
-    if "tokens_per_second" in row.numbers:
-        words.append(f"{text.short(row.numbers['tokens_per_second'])} tok/s")
-    return list(filter(None, words))
+    rates = {what: row.numbers.get(f"{what}_tokens_per_second".lstrip("_")) for what in ("", "rollout", "update")}
+    words += [f"{what} {text.short(rate)} tok/s".strip() for what, rate in rates.items() if rate and not row.doing]
+    return list(filter(None, words)) or ["starting"]
 
 
 def outcome(row: Row) -> str:
@@ -206,7 +203,7 @@ def outcome(row: Row) -> str:
         case "waiting":
             return text.metrics(row.numbers)
         case "interrupted":
-            return f"interrupted at step {row.step}/{row.steps}" if row.steps else "interrupted"
+            return f"interrupted at step {row.steps}" if row.steps.total else "interrupted"
     return ""
 
 

@@ -19,6 +19,33 @@ NO_METRICS = frozenset({"event", "stage", "time", "step", "steps"})
 
 
 @dataclass
+class Count:
+    """How far something is, and how fast it goes."""
+
+    done: int = 0
+    total: int = 0
+    _marks: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=WINDOW))
+
+    def mark(self, now: float, done: int, total: int) -> None:
+        """Note that `done` of `total` are complete."""
+        if done < self.done or total != self.total:
+            self._marks.clear()
+        self.done, self.total = done, total
+        self._marks.append((now, done))
+
+    def left(self, now: float) -> float | None:
+        """Seconds until the last one, at the pace of the latest; None before there are two, and after the last."""
+        if len(self._marks) < 2 or self.done in (self._marks[0][1], self.total):
+            return None
+        (first, start), (last, done) = self._marks[0], self._marks[-1]
+        pace = (last - first) / (done - start)
+        return max(0.0, (self.total - done) * pace - (now - last))
+
+    def __str__(self) -> str:
+        return f"{self.done}/{self.total}"
+
+
+@dataclass
 class Row:
     """One stage as a display shows it."""
 
@@ -26,10 +53,12 @@ class Row:
     kind: str = ""
     """What the recipe wrote after `stage:`."""
     state: State = "waiting"
+    steps: Count = field(default_factory=Count)
+    """Of training."""
     doing: str = ""
-    """What the running stage is doing besides training steps, such as `sampling`."""
-    step: int = 0
-    steps: int = 0
+    """What the running stage is doing before, between or after those, such as `sampling`."""
+    part: Count = field(default_factory=Count)
+    """Of what it is doing."""
     numbers: dict[str, float] = field(default_factory=dict)
     """What its check found, then the latest step's metrics, then the stage's own."""
     detail: str = ""
@@ -37,22 +66,6 @@ class Row:
     log: str = ""
     started: float = 0.0
     seconds: float = 0.0
-    _marks: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=WINDOW))
-
-    def mark(self, now: float, step: int, steps: int) -> None:
-        """Note that `step` of `steps` is complete."""
-        if step < self.step or steps != self.steps:
-            self._marks.clear()
-        self.step, self.steps = step, steps
-        self._marks.append((now, step))
-
-    def left(self, now: float) -> float | None:
-        """Seconds until the last step, at the pace of the latest ones; None before there are two."""
-        if len(self._marks) < 2 or self.step == self._marks[0][1]:
-            return None
-        (first, start), (last, step) = self._marks[0], self._marks[-1]
-        pace = (last - first) / (step - start)
-        return max(0.0, (self.steps - step) * pace - (now - last))
 
 
 @dataclass
@@ -121,14 +134,14 @@ def _started(row: Row, event: Mapping[str, Any], now: float) -> None:
 
 def _step(row: Row, event: Mapping[str, Any], now: float) -> None:
     row.doing = ""
-    row.mark(now, event["step"], event["steps"])
+    row.steps.mark(now, event["step"], event["steps"])
     row.numbers = {k: v for k, v in event.items() if k not in NO_METRICS and isinstance(v, (int, float))}
 
 
 def _progress(row: Row, event: Mapping[str, Any], now: float) -> None:
     if row.doing != event["what"]:
-        row.doing, row.steps = event["what"], 0
-    row.mark(now, event["done"], event["total"])
+        row.doing, row.part = event["what"], Count()
+    row.part.mark(now, event["done"], event["total"])
 
 
 def _finished(row: Row, event: Mapping[str, Any], now: float) -> None:

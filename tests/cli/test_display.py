@@ -115,12 +115,21 @@ def test_a_policy_that_learns_from_rewards_shows_them_and_what_it_says():
         said = {"prompt": "word " * 15 + "What is\na fox?", "reply": "A  fox\nis"}
         display({"event": "sample", "stage": "ppo", "step": 1, "reward": 1.23456, **said})
         clock.now += LOG_SECONDS + 1
-        display({"event": "step", "stage": "ppo", "step": 1, "steps": 9, "loss": 0.5, "kl": 0.01, "reward": 1.5})
+        step = {"event": "step", "stage": "ppo", "steps": 9, "loss": 0.5, "kl": 0.01, "reward": 1.5}
+        speed = {"rollout_tokens_per_second": 4321.0, "update_tokens_per_second": 987.0}
+        display(step | speed | {"step": 1})
         clock.now += LOG_SECONDS + 1
         display({"event": "progress", "stage": "ppo", "what": "rollout", "done": 3, "total": 8})
+        display(step | {"step": 2})
+        clock.now += LOG_SECONDS
+        display({"event": "progress", "stage": "ppo", "what": "rollout", "done": 2, "total": 8})
     lines = file.getvalue().splitlines()
     assert lines[2] == f"ppo: step 1, reward 1.23: …{'word ' * 11}What is a fox? → A fox is"
-    assert lines[3:] == ["ppo: 1/9  reward 1.5  kl 0.01  loss 0.5", "ppo: rollout 3/8  reward 1.5  kl 0.01  loss 0.5"]
+    assert lines[3:] == [
+        "ppo: 1/9  reward 1.5  kl 0.01  loss 0.5  rollout 4.3k tok/s  update 987 tok/s",
+        "ppo: 1/9  rollout 3/8  reward 1.5  kl 0.01  loss 0.5",
+        "ppo: 2/9  rollout 2/8  1m 37s left  reward 1.5  kl 0.01  loss 0.5",
+    ]
 
 
 def test_programs_get_every_event():

@@ -25,19 +25,19 @@ def test_stages_wait_in_the_recipes_order(progress):
 
 def test_time_left_is_the_rest_at_the_pace_so_far(progress):
     steps(progress, [10.0, 12.0, 14.0])  # 2 s a step, 97 steps to go
-    assert progress.rows["sft"].left(now=14.0) == pytest.approx(194.0)
-    assert progress.rows["sft"].left(now=15.0) == pytest.approx(193.0)  # and a second later a second less
+    assert progress.rows["sft"].steps.left(now=14.0) == pytest.approx(194.0)
+    assert progress.rows["sft"].steps.left(now=15.0) == pytest.approx(193.0)  # and a second later a second less
 
 
 def test_time_left_forgets_how_slow_the_beginning_was(progress):
     slow = [100.0 * i for i in range(1, 4)]
     steps(progress, slow + [300.0 + i for i in range(1, WINDOW + 1)])  # then 1 s a step; 77 to go
-    assert progress.rows["sft"].left(now=320.0) == pytest.approx(77.0)
+    assert progress.rows["sft"].steps.left(now=320.0) == pytest.approx(77.0)
 
 
 def test_no_time_left_is_told_from_one_step(progress):
     steps(progress, [10.0])
-    assert progress.rows["sft"].left(now=11.0) is None
+    assert progress.rows["sft"].steps.left(now=11.0) is None
 
 
 def test_another_activity_starts_its_own_clock(progress):
@@ -45,8 +45,22 @@ def test_another_activity_starts_its_own_clock(progress):
         progress.add({"event": "progress", "stage": "sft", "what": "tokens", "done": done, "total": 20}, now)
     steps(progress, [500.0])
     row = progress.rows["sft"]
-    assert (row.doing, row.step, row.steps) == ("", 1, 100)
-    assert row.left(now=501.0) is None
+    assert (row.doing, row.steps.done, row.steps.total) == ("", 1, 100)
+    assert row.steps.left(now=501.0) is None
+
+
+def test_what_is_done_between_steps_hides_neither_them_nor_the_time_left(progress):
+    """A step each 4 s of which 97 are to go; half of a rollout takes 1 s."""
+    for step in range(1, 4):
+        for done in (32, 64):
+            event = {"event": "progress", "stage": "sft", "what": "rollout", "done": done, "total": 64}
+            progress.add(event, 4.0 * step + done / 32)
+        if step < 3:
+            progress.add({"event": "step", "stage": "sft", "step": step, "steps": 99}, 4.0 * step + 3)
+    row = progress.rows["sft"]
+    assert (str(row.steps), row.doing, str(row.part)) == ("2/99", "rollout", "64/64")
+    assert row.steps.left(now=11.0) == pytest.approx(97 * 4.0)
+    assert row.part.left(now=11.0) is None
 
 
 def test_metrics_of_a_step_leave_its_bookkeeping_out(progress):
