@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from align.data import read
@@ -20,14 +20,14 @@ from align.models.logprobs import RewardModel
 from align.models.preview import preview
 from align.models.shared import train_only
 from align.records import Demonstration, Prompt
-from align.rewards.base import names
-from align.stage import Context, Reference
+from align.rewards.base import RewardSpec, names
+from align.stage import Context, Reference, RewardRef
 from align.store import Artifact
 from align.train.actors import actor_critic, weighed
 from align.train.batching import token_budget
 from align.train.learner import Learner, accelerator
 from align.train.memory import memory_of
-from align.train.online_fields import Online, RewardPart, Value, parts
+from align.train.online_fields import Online, Value, parts
 from align.train.rollout import Player
 from align.train.session import trainable_policy, without_dropout
 
@@ -40,9 +40,8 @@ def preflight(ctx: Context, stage: Online, critic: Value | None) -> dict[str, An
     seen = preview(ctx.forerunner(stage.policy), ctx.base, ctx.store)
     if seen.contract.dtype == "float16":
         raise CheckError("policy: float16 is too narrow to compare the log-probs of two policies; load it in bfloat16")
+    check_rewards(ctx, stage)
     for part in parts(stage.reward, stage.watch):
-        if part.weight:
-            check_reward(ctx, stage, part)
         if not isinstance(part.source, Reference) and part.source.model is None:
             weighed(ctx, part)
     names([part.source for part in parts(stage.reward, stage.watch)])
@@ -107,16 +106,26 @@ def demonstrations(ctx: Context, stage: Online, chat: Chat, config: Any) -> list
     return made
 
 
-def check_reward(ctx: Context, stage: Online, part: RewardPart) -> None:
-    """Refuses a trained reward model that is not known to be better than a ruler."""
-    if not isinstance(part.source, Reference):
-        if part.source.model is not None:
-            ctx.note(f"reward {part.source.name!r} comes from outside: nothing here says how good it is", "warning")
-        return
-    name = part.source.name
-    if not isinstance(made := ctx.inputs.get(name), Artifact):  # a check, before it is made
-        return
-    found = made.metrics
+def check_rewards(ctx: Context, stage: Online) -> None:
+    """Refuses trained reward models that are not known to be better than a ruler; those yet to be made pass."""
+    for source in (leaf for part in parts(stage.reward) for leaf in _leaves(part.source)):
+        if not isinstance(source, Reference):
+            if source.model is not None:
+                ctx.note(f"reward {source.name!r} comes from outside: nothing here says how good it is", "warning")
+        elif isinstance(made := ctx.inputs.get(source.name), Artifact):
+            _check_tested(ctx, stage, source.name, made.metrics)
+
+
+def _leaves(source: RewardRef | RewardSpec) -> Iterator[RewardRef | RewardSpec]:
+    """The reward, or what an ensemble is made of."""
+    if isinstance(source, RewardSpec) and source.ensemble is not None:
+        for member in source.ensemble.members:
+            yield from _leaves(member)
+    else:
+        yield source
+
+
+def _check_tested(ctx: Context, stage: Online, name: str, found: Mapping[str, float]) -> None:
     if "test_accuracy" not in found:
         doubt = "was not tested; give its stage `test:`, pairs that it has not seen"
     elif not (found["test_accuracy"] > found["length_accuracy"] and found["length_p"] < 0.05):
@@ -137,8 +146,7 @@ def check_reward(ctx: Context, stage: Online, part: RewardPart) -> None:
 
 def setting(ctx: Context, stage: Online, critic: Value | None) -> tuple[Player, list[Prompt], list[Prompt]]:
     """Who plays, loaded, and the prompts to train on and those held out."""
-    for part in parts(stage.reward):
-        check_reward(ctx, stage, part)
+    check_rewards(ctx, stage)
     policy = trainable_policy(ctx, stage, stage.policy)
     config = policy.model.config
     prompts, held_out = asked(ctx, stage)

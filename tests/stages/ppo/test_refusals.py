@@ -30,6 +30,9 @@ def test_a_useless_reward_model_is_refused(inputs, context):
         stage.check(context(inputs))
     with pytest.raises(CheckError, match="was not tested"):
         stage.run(context(inputs))
+    hidden = {"ensemble": {"members": ["$judge", "happy"]}, "name": "both"}
+    with pytest.raises(CheckError, match="reward 'judge' was not tested"):
+        PPO(**STAGE | {"reward": hidden}).check(context(inputs))
     for accuracy, p in ((0.62, 0.4), (0.5, 0.001)):
         with pytest.raises(CheckError, match=r"a rule that knows lengths only on 60.0%"):
             stage.check(context(inputs | {"judge": with_test(inputs["judge"], accuracy, p)}))
