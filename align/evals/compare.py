@@ -44,7 +44,7 @@ from math import exp, sqrt
 from typing import Any
 
 from align.evals import power
-from align.evals.statistics import Difference, Measure, difference, interval
+from align.evals.statistics import Difference, Interval, Measure, difference, interval
 from align.evals.verdicts import Standing, verdict
 from align.rewards.base import Better
 from align.stage import seed_of
@@ -73,14 +73,15 @@ def comparison(
         f"{metric} of {name} is not shown: one prompt alone, or one cluster of them, has no interval"
         for name, found in measures.items() for metric in found if metric not in known[name]
     ]  # fmt: skip
-    shares = _shares(known)
-    policies = {name: _values(found, shares, seed) for name, found in known.items()}
-    order = list(dict.fromkeys(metric for values in policies.values() for metric in values))
+    shares, order = _shares(known), dict.fromkeys(metric for found in known.values() for metric in found)
+    policies: dict[str, dict[str, Any]] = {name: {} for name in known}
     pairs, verdicts = [], []
-    for metric in order:
-        of_metric = {name: found[metric] for name, found in known.items() if metric in found}
+    for metric in order:  # all about one metric at a time, for its draws of prompts serve every policy and pair
+        of_metric, drawn = {name: found[metric] for name, found in known.items() if metric in found}, seed_of(seed, metric)
+        for name, measure in of_metric.items():
+            policies[name] |= _values(metric, interval(measure, drawn, metric in shares))
         matters = (worth or {}).get(metric) or power.worthwhile(list(of_metric.values()), metric in shares)
-        found, said = _differences(metric, of_metric, tokenizers, seed_of(seed, metric))
+        found, said = _differences(metric, of_metric, tokenizers, drawn)
         notes += said
         for (baseline, policy), gap, standing in _standings(found, matters):
             pairs.append({"metric": metric, "policy": policy, "baseline": baseline, **_pair(gap, standing)})
@@ -91,15 +92,15 @@ def comparison(
         "pairs": pairs,
         "verdicts": verdicts,
         "notes": notes,
-        "better": {metric: better.get(metric) for metric in order},
+        "better": {metric: better.get(metric) for values in policies.values() for metric in values},
         "settings": settings,
     }
 
 
-def _values(measures: Mapping[str, Measure], shares: set[str], seed: int) -> dict[str, dict[str, float]]:
-    """Each metric's value with its interval; perplexity, which nll decides, among them."""
-    values = {m: asdict(interval(found, seed_of(seed, m), m in shares)) for m, found in measures.items()}
-    if "nll" in values:
+def _values(metric: str, found: Interval) -> dict[str, dict[str, float]]:
+    """The metric's value with its interval, and that of perplexity beside nll, which decides it."""
+    values = {metric: asdict(found)}
+    if metric == "nll":
         values["perplexity"] = {k: v if k in ("n", "clusters") else exp(v) for k, v in values["nll"].items()}
     return values
 

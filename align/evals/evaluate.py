@@ -79,8 +79,8 @@ class Subject:
 
     def release(self) -> None:
         """Gives the policy's memory back."""
-        self.__dict__.pop("policy", None)
-        gc.collect()
+        if self.__dict__.pop("policy", None) is not None:
+            gc.collect()
 
     def answers(self, prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> Answers:
         """The policy's replies to the prompts, from the store or sampled now.
