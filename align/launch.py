@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 from align.machine import Machine
-from align.worker import Job
+from align.worker.job import Job
 
 PATIENCE_SECONDS = 10
 """How long a process may take to end after its last job."""

@@ -43,7 +43,7 @@ from align.machine import Machine
 from align.plan import Plan, Step, code_of, plan
 from align.recipe import Recipe
 from align.store import Artifact, Store
-from align.worker import Input, Job
+from align.worker.job import Input, Job
 
 __all__ = ["Outcome", "Plan", "Step", "check", "plan", "run"]
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ DOORS = {
     "peft": {"models"},
     "bitsandbytes": {"models"},
     "trl": {"stages/trl", "data/chat", "bench/trl"},
-    "accelerate": {"train", "worker"},
+    "accelerate": {"train", "worker/process"},
     "datasets": {"data", "stages/trl", "bench/trl"},
     "vllm": {"generate"},
     "scipy": {"evals"},
@@ -76,6 +77,7 @@ def imports(tree: ast.AST, top_only: bool = False) -> Iterator[str]:
         yield from imports(node, top_only)
 
 
+@cache
 def parsed(file: Path) -> ast.Module:
     return ast.parse(file.read_text("utf-8"))
 

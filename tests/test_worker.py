@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from align.machine import Machine
-from align.worker import Input, Job, _open_lines
+from align.worker.job import Input, Job
+from align.worker.process import open_lines
 
 STAGES = '''
 """Stages that show what a worker does around them."""
@@ -264,6 +265,6 @@ def test_the_half_line_of_a_killed_process_is_dropped(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     for left, kept in ((b'{"a": 1}\n{"b"', '{"a": 1}\n'), (b'{"b"', ""), (b'{"a": 1}\n', '{"a": 1}\n')):
         path.write_bytes(left)
-        with _open_lines(path) as file:
+        with open_lines(path) as file:
             print('{"c": 3}', file=file)
         assert path.read_text() == kept + '{"c": 3}\n'

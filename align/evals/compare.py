@@ -77,7 +77,8 @@ def comparison(
     policies: dict[str, dict[str, Any]] = {name: {} for name in known}
     pairs, verdicts = [], []
     for metric in order:  # all about one metric at a time, for its draws of prompts serve every policy and pair
-        of_metric, drawn = {name: found[metric] for name, found in known.items() if metric in found}, seed_of(seed, metric)
+        of_metric = {name: found[metric] for name, found in known.items() if metric in found}
+        drawn = seed_of(seed, metric)
         for name, measure in of_metric.items():
             policies[name] |= _values(metric, interval(measure, drawn, metric in shares))
         matters = (worth or {}).get(metric) or power.worthwhile(list(of_metric.values()), metric in shares)

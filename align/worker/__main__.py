@@ -1,0 +1,3 @@
+from align.worker.serving import main
+
+main()
