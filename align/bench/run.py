@@ -82,13 +82,18 @@ def against_trl(order: Order, repetitions: int, say: Say) -> dict[str, Any]:
     best = min(finalists, key=lambda side: median(row.seconds for row in turns[side]))
     ratios = [theirs.seconds / ours.seconds for ours, theirs in zip(turns[None], turns[best], strict=True)]
     whole = next(setting for setting in tried if setting.micro == size)
+    once = tried[whole].seconds / own.seconds
     return figures(turns[None]) | {
-        "trl": {"setting": str(best), **figures(turns[best])},
-        "times_faster": spread(ratios),
-        "as_it_comes": {
-            "setting": str(whole), "times_faster": tried[whole].seconds / own.seconds,
-            "peak_bytes": tried[whole].peak_bytes,
-        },
+        "beside": [
+            {
+                "what": "TRL at its fastest", "setting": str(best), "times_faster": spread(ratios),
+                **figures(turns[best]),
+            },
+            {
+                "what": "TRL as it comes", "setting": str(whole), "times_faster": spread([once]),
+                "peak_bytes": tried[whole].peak_bytes,
+            },
+        ],
         "tried": {str(setting): row.seconds / row.examples for setting, row in tried.items()},
         "loss_difference": agreement([rows[0] for rows in turns.values()]),
     }  # fmt: skip
@@ -110,7 +115,8 @@ def figures(rows: Sequence[Reading]) -> dict[str, Any]:
         "examples": first.examples,
         "tokens": first.tokens,
         "seconds_each": spread([row.seconds / row.examples for row in rows]),
-        "examples_per_second": spread([row.examples / row.seconds for row in rows]),
+        "unit": "examples",
+        "per_second": spread([row.examples / row.seconds for row in rows]),
         "tokens_per_second": spread([row.tokens / row.seconds for row in rows]),
         "wall_seconds": spread([row.wall for row in rows]),
         "peak_bytes": max(row.peak_bytes for row in rows),

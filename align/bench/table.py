@@ -1,21 +1,27 @@
-"""Figures for people: lines in the terminal, and the table of the README."""
+"""Figures for people: lines in the terminal, and the table of the README.
+
+Saved figures, whoever wrote them, have one shape: the `date`, the `versions` and the `command` that they belong to, and
+`tasks`, by name. A task has a `device`, a `unit` and how many of it there were `per_second`; where it was measured,
+`useful_utilisation` and `peak_bytes`; and in `beside` what did the same work: `what` in which `setting`, how many
+`times_faster` align was, and its `peak_bytes`. Three numbers are a median, the lowest and the highest.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-HEAD = (
-    "", "examples/s", "tokens/s", "useful utilisation", "peak memory", "beside TRL at its fastest",
-    "beside TRL as it comes", "command",
-)  # fmt: skip
+Figures = Mapping[str, Any]
+
+HEAD = ("", "a second", "useful utilisation", "peak memory", "times as fast as others", "measured")
+LIBRARIES = ("torch", "transformers", "trl")
 
 
-def lines(task: str, row: Mapping[str, Any]) -> list[str]:
+def lines(task: str, row: Figures) -> list[str]:
     """A task's figures in a few lines."""
     made = [
-        f"{task} on {row['device']}: {_spread(row['examples_per_second'])} examples/s, "
-        f"{_spread(row['tokens_per_second'])} tokens/s, peak memory {row['peak_bytes'] / 2**20:,.0f} MB",
+        f"{task} on {row['device']}: {_spread(row['per_second'])} {row['unit']}/s, "
+        f"{_spread(row['tokens_per_second'])} tokens/s, peak memory {_megabytes(row)}",
         f"  useful utilisation {_spread(row['useful_utilisation'])} of {row['matrix_rate'][0] / 1e9:,.1f} GFLOP/s"
         + (f"; MFU by 6 N + 12 L H Q T {_spread(row['mfu'])}" if row["mfu"] else ""),
         "  time: " + ", ".join(f"{name} {share:.0%}" for name, share in row["parts"].items()),
@@ -25,40 +31,44 @@ def lines(task: str, row: Mapping[str, Any]) -> list[str]:
         f"{_spread(phase['useful_utilisation'])}"
         for name, phase in row["phases"].items()
     ]
-    if "trl" in row:
-        made.append(
-            f"  TRL at its fastest ({row['trl']['setting']}) takes {_spread(row['times_faster'])} times as long, with "
-            f"{row['trl']['peak_bytes'] / 2**20:,.0f} MB; every step's loss is the same to {row['loss_difference']:.1e}"
-        )
-        plain = row["as_it_comes"]
-        made.append(
-            f"  TRL as it comes ({plain['setting']}) takes {plain['times_faster']:.3g} times as long, with "
-            f"{plain['peak_bytes'] / 2**20:,.0f} MB"
-        )
+    made += [
+        f"  {other['what']} ({other['setting']}) takes {_spread(other['times_faster'])} times as long, with "
+        f"{_megabytes(other)}"
+        for other in row.get("beside", ())
+    ]
+    if "loss_difference" in row:
+        made.append(f"  every step's loss is the same to {row['loss_difference']:.1e}")
     return made
 
 
-def markdown(results: Iterable[Mapping[str, Any]]) -> str:
-    """The README's table from saved results, a row a task."""
-    rows = [HEAD, tuple("---" for _ in HEAD)]
-    for result in results:
-        for task, row in result["tasks"].items():
-            beside = ["", ""]
-            if "trl" in row:
-                plain = row["as_it_comes"]
-                beside = [_beside(row["times_faster"][0], row["trl"]), _beside(plain["times_faster"], plain)]
-            rows.append((
-                task, _spread(row["examples_per_second"]), _spread(row["tokens_per_second"]),
-                f"{row['useful_utilisation'][0]:.2f}", f"{row['peak_bytes'] / 2**20:,.0f} MB", *beside,
-                f"`{result['command']}`",
-            ))  # fmt: skip
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+def markdown(results: Iterable[Figures]) -> str:
+    """The README's table from saved results, a row a task, and beneath it how each was measured."""
+    rows, notes = [HEAD, tuple("---" for _ in HEAD)], []
+    for number, result in enumerate(results, 1):
+        rows += [(*_cells(task, row), f"[{number}]") for task, row in result["tasks"].items()]
+        devices = ", ".join(dict.fromkeys(row["device"] for row in result["tasks"].values()))
+        versions = ", ".join(f"{name} {result['versions'][name]}" for name in LIBRARIES if name in result["versions"])
+        notes.append(f"{number}. `{result['command']}`, {devices}; {versions}; {result['date']}")
+    return "\n".join([*(f"| {' | '.join(cells)} |" for cells in rows), "", *notes])
 
 
-def _beside(times: float, trl: Mapping[str, Any]) -> str:
-    return f"**{times:.1f}** times as fast; {trl['setting']}, {trl['peak_bytes'] / 2**20:,.0f} MB"
+def _cells(task: str, row: Figures) -> tuple[str, ...]:
+    beside = (
+        f"**{_spread(other['times_faster'], '{:.1f}')}** {other['what']}, {other['setting']}"
+        + (f", {_megabytes(other)}" if "peak_bytes" in other else "")
+        for other in row.get("beside", ())
+    )
+    return (
+        task, f"{_spread(row['per_second'])} {row['unit']}",
+        f"{row['useful_utilisation'][0]:.2f}" if "useful_utilisation" in row else "",
+        _megabytes(row) if "peak_bytes" in row else "", "; ".join(beside),
+    )  # fmt: skip
 
 
-def _spread(values: list[float]) -> str:
-    middle, low, high = (f"{value:,.3g}" if value < 1000 else f"{value:,.0f}" for value in values)
+def _megabytes(row: Figures) -> str:
+    return f"{row['peak_bytes'] / 2**20:,.0f} MB"
+
+
+def _spread(values: list[float], form: str = "{:,.3g}") -> str:
+    middle, low, high = (form.format(value) if value < 1000 else f"{value:,.0f}" for value in values)
     return middle if low == high else f"{middle} [{low}, {high}]"

@@ -38,7 +38,9 @@ def bench(
     seed: Annotated[int, typer.Option(help="Of weights and rows.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")] = False,
     save: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep all figures as JSON.")] = None,
-    table: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Print saved figures as a table.")] = None,
+    table: Annotated[
+        list[Path] | None, typer.Option(metavar="PATH", help="Print saved figures, a file or a folder, as a table.")
+    ] = None,
     *,
     settings: Machine,
 ) -> None:
@@ -51,7 +53,8 @@ def bench(
     if table:
         if stages:
             raise RecipeError(f"--table shows saved figures and measures nothing; repeat --table for {stages[0]}")
-        print(shown.markdown(map(saved, table)))
+        files = [file for path in table for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
+        print(shown.markdown(map(saved, files)))
         return
     tasks = stages or list(TASKS)
     for task in tasks:

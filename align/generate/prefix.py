@@ -50,17 +50,20 @@ class Prefixes:
         known = min(self._longest(ids)[1] for ids in prompts)
         return prompts[0][:count] if len(prompts) > 1 and count - known >= LEAST else []
 
+    def rest(self, ids: list[int]) -> int:
+        """How many tokens of a prompt are to be computed: its last one at least."""
+        return len(ids) - min(self._longest(ids)[1], len(ids) - 1)
+
     def fill(self, cache: DynamicCache, prompts: Sequence[list[int]]) -> int:
         """Puts the beginnings of left-padded prompts into an empty cache; returns how many columns are there now.
 
         All prompts have the same number of tokens left to compute, the most that one of them needs: padding would cost
         as much, and so columns are where they would be if nothing had been kept.
         """
-        found = [self._longest(ids) for ids in prompts]
-        rest = max(len(ids) - min(count, len(ids) - 1) for ids, (_, count) in zip(prompts, found, strict=True))
+        rest = max(map(self.rest, prompts))
         columns = max(map(len, prompts)) - rest
         if columns:
-            sources = [(row, len(ids) - rest) for ids, (row, _) in zip(prompts, found, strict=True)]
+            sources = [(self._longest(ids)[0], len(ids) - rest) for ids in prompts]
             for layer in range(len(cache.layers)):
                 cache.update(*(_gathered(sources, columns, layer, part) for part in (0, 1)), layer_idx=layer)
         return columns

@@ -63,10 +63,16 @@ class Reader:
         return next(self.model.parameters()).device
 
     def read(self, prompts: Sequence[list[int]], prefixes: Prefixes | None = None) -> Iterator[State]:
-        """The states after these prompts, the longest first, in as many parts as the tokens of one pass ask for."""
-        for part in self._parts(prompts, prefixes is None and self.keeps_all):
+        """The states after these prompts, the longest first, in as many parts as the tokens of one pass ask for.
+
+        Takes from `prefixes` what is kept, which ends there.
+        """
+        if prefixes is not None and (common := prefixes.common(prompts)):
+            (alone,) = self.read([common])
+            prefixes.add([common], alone.cache, torch.zeros(1, dtype=torch.long, device=self.device), [0])
+        for part in self._parts(prompts, [prefixes.rest(ids) if prefixes is not None else len(ids) for ids in prompts]):
             state = State(self)
-            known = self._from(prefixes, state.cache, part) if prefixes is not None else 0
+            known = prefixes.fill(state.cache, part) if prefixes is not None else 0
             width = max(map(len, part))
             state.starts, state.seen = [width - len(ids) for ids in part], known
             ids = torch.tensor([[self.pad] * (width - len(p)) + p for p in part], device=self.device)
@@ -74,23 +80,18 @@ class Reader:
             positions = (torch.arange(width, device=self.device) - starts[:, None]).clamp(min=0)
             state.forward(ids[:, known:], positions[:, known:])
             yield state
+        if prefixes is not None:
+            prefixes.clear()
 
-    def _parts(self, prompts: Sequence[list[int]], several: bool) -> Iterator[Sequence[list[int]]]:
-        """several: states can be joined, as those of windows and recurrences can't."""
+    def _parts(self, prompts: Sequence[list[int]], rests: Sequence[int]) -> Iterator[Sequence[list[int]]]:
+        """rests: how many tokens of each prompt are to be computed. All at once where states can't be joined, as those
+        of windows and recurrences can't."""
         begin = 0
-        while begin < len(prompts):
-            end = begin + max(1, self.max_tokens // len(prompts[begin])) if several else len(prompts)
-            yield prompts[begin:end]
-            begin = end
-
-    def _from(self, prefixes: Prefixes, cache: DynamicCache, prompts: Sequence[list[int]]) -> int:
-        """Takes from what is kept, which ends there, and returns how many columns need not be computed."""
-        if common := prefixes.common(prompts):
-            (alone,) = self.read([common])
-            prefixes.add([common], alone.cache, torch.zeros(1, dtype=torch.long, device=self.device), [0])
-        known = prefixes.fill(cache, prompts)
-        prefixes.clear()
-        return known
+        for end in range(1, len(prompts) + 1):
+            full = end < len(prompts) and max(rests[begin : end + 1]) * (end + 1 - begin) > self.max_tokens
+            if end == len(prompts) or (full and self.keeps_all):
+                yield prompts[begin:end]
+                begin = end
 
 
 class State:
@@ -234,16 +235,17 @@ class Growing(DynamicLayer):
 
 
 def _laid(parts: Sequence[tuple[Growing, Sequence[int], int]], kind: str, columns: int, length: int) -> Tensor:
-    """(rows, H, length, D) with the keys or values of all parts' rows, which end at `columns`; what is free is 0.
+    """(rows, H, length, D) with the keys or values of all parts' rows, which end at `columns`.
 
-    Anything finite would do there: where it is read, a mask gives it no weight.
+    Before them stands 0, and anything finite would do: a mask gives it no weight. What is free behind is not read.
     """
     states, at = getattr(parts[0][0], kind), 0
-    laid = states.new_zeros(sum(len(rows) for _, rows, _ in parts), states.shape[1], length, states.shape[3])
+    laid = states.new_empty(sum(len(rows) for _, rows, _ in parts), states.shape[1], length, states.shape[3])
     for layer, rows, width in parts:
         states = getattr(layer, kind)
         states = states[:, :, states.shape[2] - width :]
         whole = list(rows) == list(range(len(states)))
+        laid[at : at + len(rows), :, : columns - width] = 0
         laid[at : at + len(rows), :, columns - width : columns] = states if whole else states[list(rows)]
         at += len(rows)
     return laid

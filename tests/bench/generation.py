@@ -24,7 +24,7 @@ from typing import Any
 os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 
 import torch
-from measuring import DATA, RESULTS, Row, Stopwatch, alone, machine, peak, say, spread
+from measuring import DATA, Row, Stopwatch, alone, device, peak, ratio, save, say, spread
 from transformers.utils import logging
 
 from align.config import Data, Model, Sampling
@@ -79,6 +79,7 @@ def hh(seed: int, longest: int = LONGEST) -> Work:
     return policy, random.Random(seed).sample(known, PROMPTS)
 
 
+TITLES = {"stories": "replies of stories260K", "hh": "replies to HH prompts", "hh-short": "replies to short HH prompts"}
 TASKS = {"stories": stories, "hh": hh, "hh-short": lambda seed: hh(seed, SHORT)}
 
 
@@ -90,7 +91,7 @@ def measured(work: Work, sampling: Sampling, setting: Setting) -> Row:
     watch, start = Stopwatch(), peak()
     with watch.running():
         ids = (ours if setting.side == "align" else theirs)(policy, asked, sampling, setting)
-    return {"cpu": watch.cpu, "wall": watch.wall, "start_mb": start, "peak_mb": peak(), "ids": ids}
+    return {"cpu": watch.cpu, "wall": watch.wall, "start_bytes": start, "peak_bytes": peak(), "ids": ids}
 
 
 def ours(policy: Policy, asked: list[Messages], sampling: Sampling, setting: Setting) -> list[list[int]]:
@@ -131,13 +132,15 @@ def compared(work: Work, sampling: Sampling, repetitions: int) -> Row:
     for _ in range(repetitions):
         for setting, rows in turns.items():
             rows.append(_measured(work, sampling, setting))
-    ours, *others = (
-        {"setting": str(setting), **figures(rows)}
-        | {"times_slower": spread([_speed(a) / _speed(b) for a, b in zip(turns[align], rows, strict=True)], 2)}
-        for setting, rows in turns.items()
-    )
+    ours = [_speed(row) for row in turns[align]]
+    beside = [
+        {"what": f"`generate` {how}", "setting": str(setting).removeprefix("generate, "), **figures(turns[setting])}
+        | {"times_faster": ratio(ours, [_speed(row) for row in turns[setting]])}
+        for how, setting in (("as it comes", plain), ("at its fastest", best))
+    ]
     same = sum(a == b for a, b in zip(turns[align][0]["ids"], turns[plain][0]["ids"], strict=True))
-    return {"align": ours, "generate": others} | ({} if sampling.temperature else {"same_replies": same})
+    found = {"device": device(), **figures(turns[align]), "beside": beside}
+    return found if sampling.temperature else found | {"same_replies": same}
 
 
 def _measured(work: Work, sampling: Sampling, setting: Setting) -> Row:
@@ -151,31 +154,13 @@ def _speed(row: Row) -> float:
 
 
 def figures(rows: list[Row]) -> Row:
-    """Tokens a second of processor (median, lowest, highest), lengths of replies, and memory in MB."""
+    """Tokens a second of processor, lengths of replies, and memory."""
     lengths = sorted(map(len, rows[0]["ids"]))
     return {
-        "tokens_per_cpu_second": spread([_speed(row) for row in rows], 0),
+        "unit": "tokens", "per_second": spread([_speed(row) for row in rows]),
         "reply_tokens": {"mean": sum(lengths) / len(lengths), "shortest": lengths[0], "longest": lengths[-1]},
-        "start_mb": round(max(row["start_mb"] for row in rows)), "peak_mb": round(max(row["peak_mb"] for row in rows)),
+        "start_bytes": max(row["start_bytes"] for row in rows), "peak_bytes": max(row["peak_bytes"] for row in rows),
     }  # fmt: skip
-
-
-def table(results: dict[str, Row]) -> str:
-    """Markdown."""
-    head = "| | align, tokens/s | `generate` as it comes | times faster | at its fastest | times faster |"
-    lines = [head, "|---|---|---|---|---|---|"]
-    for task, found in results.items():
-        for kind, row in found["replies"].items():
-            plain, best = row["generate"]
-            cells = [f"{task}, {kind}", _cell(row["align"]["tokens_per_cpu_second"])]
-            for side in (plain, best):
-                cells += [_cell(side["tokens_per_cpu_second"]), "**{}** [{}, {}]".format(*side["times_slower"])]
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _cell(values: list[float]) -> str:
-    return "{:,.0f} [{:,.0f}, {:,.0f}]".format(*values)
 
 
 def main() -> None:
@@ -186,18 +171,17 @@ def main() -> None:
     given = parser.parse_args()
     logging.set_verbosity_error()
     settings = {"prompts": PROMPTS, "max_new_tokens": NEW, "model": SIZES, **vars(given)}
-    saved, results = RESULTS / "generation.json", {}
+    results: dict[str, Row] = {}
     for task in given.tasks:
         work = TASKS[task](given.seed)
         lengths = sorted(len(work[0].chat.prompt(prompt)) for prompt in work[1])
-        facts = {"mean": round(sum(lengths) / PROMPTS, 1), "shortest": lengths[0], "longest": lengths[-1]}
-        results[task] = {"parameters": work[0].model.num_parameters(), "prompt_tokens": facts, "replies": {}}
+        prompts = {"mean": round(sum(lengths) / PROMPTS, 1), "shortest": lengths[0], "longest": lengths[-1]}
+        facts = {"parameters": work[0].model.num_parameters(), "prompt_tokens": prompts}
         for kind, temperature in (("greedy", 0.0), ("sampled", 1.0)):
-            say(f"{task}, {kind}: prompts of {facts}")
+            say(f"{task}, {kind}: {facts}")
             sampling = Sampling(max_new_tokens=NEW[task], temperature=temperature)
-            results[task]["replies"][kind] = compared(work, sampling, given.repetitions)
-        saved.write_text(json.dumps(machine() | {"settings": settings} | results, indent=1) + "\n")
-    say(f"\n{table(results)}")
+            results[f"{TITLES[task]}, {kind}"] = compared(work, sampling, given.repetitions) | facts
+    save("generation.json", settings, results)
 
 
 if __name__ == "__main__":

@@ -1,25 +1,23 @@
-"""Questions to a judge beside the plain way, on the same requests: `python tests/bench/judging.py [JSON]`.
+"""Questions to a judge beside the plain way, on the same requests: `python tests/bench/judging.py`.
 
 Plain: every question is a prompt of its own, and `model.generate` writes one token of answer, as many side by side as
 ours has rows. Ours: what questions have in common, in both orders and under all principles, is computed once, and
 answers are read off log-probabilities.
 
-Needs ../shared. Weights are random, for no answer is looked at; sizes are such that computing, not Python, is the work.
-Both run in turn, and the best time counts: time of the processor, so that a busy machine disturbs it less.
+Needs what README.md describes under $ALIGN_DATA (default ../shared). Weights are random, for no answer is looked at;
+sizes are such that computing, not Python, is the work. Both run in turn; seconds of the processor decide.
 """
 
 from __future__ import annotations
 
 import json
-import platform
 import random
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import DATA, Row, device, ratio, save, say, spread
 
 from align.config import Model
 from align.constitution import LETTERS, asked_to_compare, find
@@ -27,7 +25,6 @@ from align.generate.hf import HFGenerator
 from align.models.policy import Policy, from_scratch, load_policy
 from align.records import Message, Messages
 
-SHARED = Path(__file__).parents[3] / "shared"
 BATCH = 64
 SIZES = {
     "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 2, "num_attention_heads": 8,
@@ -35,12 +32,12 @@ SIZES = {
 }  # fmt: skip
 CASES = [(4, 80), (12, 80)]
 """Principles a pair, words of each reply."""
-ROUNDS = 2
+REPETITIONS = 3
 
 
 def questions(principles: int, words: int, pairs: int = 4) -> list[Messages]:
     """Pairs of beginnings of stories as replies, in both orders, under so many principles."""
-    stories = json.loads((SHARED / "data/tinystories-sample/tinystories_1000.json").read_text())
+    stories = json.loads((DATA / "data/tinystories-sample/tinystories_1000.json").read_text())
     long, draw = [story for story in stories if len(story.split()) >= words], random.Random(0)
     chosen = find("harmless").principles[:principles]
     made = []
@@ -75,25 +72,20 @@ def seconds(run: Callable[..., None], *given: Any) -> float:
 
 def main() -> None:
     torch.set_num_threads(1)
-    tokenizer = load_policy(Model(path=str(SHARED / "models/stories260K"), template="plain")).tokenizer
+    tokenizer = load_policy(Model(path=str(DATA / "models/stories260K"), template="plain")).tokenizer
     policy = from_scratch({"architecture": "llama", **SIZES}, tokenizer, template="plain", seed=0)
-    print(f"{'principles':>10}{'words':>7}{'questions':>11}{'align':>9}{'generate':>10}{'ratio':>7}   questions/s")
-    found = []
+    tasks: dict[str, Row] = {}
     for principles, words in CASES:
         asked = questions(principles, words)
-        best = [float("inf")] * 2
-        for _ in range(ROUNDS):
-            for i, run in enumerate((ours, theirs)):
-                best[i] = min(best[i], seconds(run, policy, asked))
-        speed = [len(asked) / taken for taken in best]
-        found.append(
-            {"principles": principles, "words": words, "questions": len(asked), "align": speed[0], "generate": speed[1]}
-        )
-        shown = f"{speed[0]:>9.1f}{speed[1]:>10.1f}{speed[0] / speed[1]:>7.2f}"
-        print(f"{principles:>10}{words:>7}{len(asked):>11}{shown}", flush=True)
-    if len(sys.argv) > 1:
-        about = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__, "threads": 1}
-        Path(sys.argv[1]).write_text(json.dumps(about | {"model": SIZES, "judging": found}, indent=2) + "\n")
+        turns = [[seconds(run, policy, asked) for run in (ours, theirs)] for _ in range(REPETITIONS)]
+        say(f"{principles} principles, {len(asked)} questions: seconds of ours and theirs {turns}")
+        own, other = ([len(asked) / taken for taken in side] for side in zip(*turns, strict=True))
+        plain = {"what": "`generate`", "setting": f"batch {BATCH}", "per_second": spread(other)}
+        tasks[f"judging by {principles} principles"] = {
+            "device": device(), "unit": "questions", "per_second": spread(own), "questions": len(asked), "words": words,
+            "beside": [plain | {"times_faster": ratio(own, other)}],
+        }  # fmt: skip
+    save("judging.json", {"model": SIZES, "batch": BATCH, "repetitions": REPETITIONS}, tasks)
 
 
 if __name__ == "__main__":

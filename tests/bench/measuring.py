@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import platform
 import resource
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -13,8 +15,13 @@ from contextlib import contextmanager
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median
 from typing import Any
+
+import torch
+
+from align.bench.clock import name_of
+from align.bench.run import spread
+from align.bench.table import markdown
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "recipes/bench"
@@ -60,25 +67,34 @@ class Stopwatch:
         self.wall += time.perf_counter() - wall
 
 
-def peak() -> float:
-    """The most memory that this process ever had, in MB; it begins with what its parent had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def peak() -> int:
+    """The most memory that this process ever had, in bytes; it begins with what its parent had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def machine(**other: str) -> Row:
-    """The machine and the versions of libraries. other: versions of those that are not the installed ones."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+def device() -> str:
+    """The processor, and that one thread of it is used."""
+    return name_of(torch.device("cpu"))
+
+
+def ratio(theirs: list[float], ours: list[float]) -> list[float]:
+    """How many times as long they took, turn by turn: median, lowest and highest."""
+    return spread([b / a for a, b in zip(ours, theirs, strict=True)])
+
+
+def save(name: str, settings: Row, tasks: dict[str, Row], **other: str) -> None:
+    """Keeps figures in the shape of `align.bench.table`, and prints their table.
+
+    other: versions of libraries that are not the installed ones.
+    """
     packages = ("torch", "transformers", "trl", "accelerate", "datasets", "tokenizers")
-    return {
-        "date": date.today().isoformat(), "processor": names[0], "cores": len(names), "threads": 1,
-        "python": platform.python_version(), "versions": {name: version(name) for name in packages} | other,
+    result = {
+        "date": date.today().isoformat(), "python": platform.python_version(),
+        "versions": {package: version(package) for package in packages} | other, "settings": settings,
+        "command": " ".join(["python", f"tests/bench/{Path(sys.argv[0]).name}", *sys.argv[1:]]), "tasks": tasks,
     }  # fmt: skip
-
-
-def spread(values: list[float], digits: int) -> list[float]:
-    """Median, lowest and highest."""
-    return [round(value, digits) for value in (median(values), min(values), max(values))]
+    (RESULTS / name).write_text(json.dumps(result, indent=1) + "\n")
+    say(f"\n{markdown([result])}")
 
 
 def say(text: str) -> None:

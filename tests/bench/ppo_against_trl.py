@@ -13,7 +13,6 @@ runs once on a few prompts; the fastest then takes turns with align on all. Seco
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import sys
@@ -26,7 +25,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HU
 if __name__ == "__main__":
     sys.path.insert(0, sys.argv[1] if len(sys.argv) > 1 else "")  # before the installed TRL is found
 
-from measuring import DATA, RESULTS, Row, alone, machine, say, spread
+from measuring import DATA, Row, alone, device, ratio, save, say, spread
 from ppo_sides import BATCH, CLIP, EPOCHS, KL, LAMBDA, LR, NEW, Setting, Work, measure, write_prompts
 from transformers.utils import logging
 
@@ -45,7 +44,8 @@ SIZES = {
 LONGEST = 850
 TRIED = {"hh": ((4, 16), (16, 16), (16, 64)), "stories": ((16, 64), (64, 64))}
 """TRL's settings: rows of a micro-batch while learning, and while sampling and scoring."""
-OURS = ("reward", "shared")
+OURS = {"reward": "a critic of its own", "shared": "a critic on the policy"}
+TITLES = {"hh": "PPO on HH prompts", "stories": "PPO on 8 words, stories260K"}
 
 
 def prepared(task: str, folder: Path, episodes: int, seed: int) -> tuple[Work, Row]:
@@ -81,8 +81,8 @@ def _stories(seed: int) -> tuple[Policy, list]:
     return policy, [prompt_of(record) for record in records]
 
 
-def compared(task: str, work: Work, screen: int, repetitions: int, max_tokens: int) -> Row:
-    """Times of both, and of all of TRL's settings."""
+def compared(task: str, work: Work, screen: int, repetitions: int, max_tokens: int) -> dict[str, Row]:
+    """Episodes a second with each kind of critic, beside TRL at the fastest of its settings."""
     few = replace(work, ids=work.ids[:screen])
     settings = dict.fromkeys(Setting("trl", min(m, screen), min(r, screen)) for m, r in TRIED[task])
     tried = {setting: _measured(few, screen, setting) for setting in settings}
@@ -92,14 +92,17 @@ def compared(task: str, work: Work, screen: int, repetitions: int, max_tokens: i
     for _ in range(repetitions):
         for setting, rows in turns.items():
             rows.append(_measured(work, BATCH, setting))
+    theirs = {"what": "TRL at its fastest", "setting": str(best).removeprefix("TRL, "), **figures(turns[best])}
     return {
-        "align": {setting.critic: figures(turns[setting]) for setting in ours},
-        "trl": {"setting": str(best), **figures(turns[best])},
-        "times_faster": {
-            setting.critic: {clock: _ratio(turns[setting], turns[best], clock) for clock in ("cpu", "wall")}
-            for setting in ours
-        },
-        "tried": {str(setting): figures([row]) for setting, row in tried.items()},
+        f"{TITLES[task]}, {OURS[setting.critic]}": {
+            "device": device(), **figures(turns[setting]),
+            "beside": [theirs | {
+                name: ratio([row[clock] for row in turns[best]], [row[clock] for row in turns[setting]])
+                for name, clock in (("times_faster", "cpu"), ("times_faster_by_the_wall", "wall"))
+            }],
+            "tried": {str(other): figures([row]) for other, row in tried.items()},
+        }
+        for setting in ours
     }  # fmt: skip
 
 
@@ -109,36 +112,14 @@ def _measured(work: Work, batch: int, setting: Setting) -> Row:
     return row
 
 
-def _ratio(ours: list[Row], theirs: list[Row], clock: str) -> list[float]:
-    """Median, lowest and highest of how many times longer TRL took, turn by turn."""
-    return spread([b[clock] / a[clock] for a, b in zip(ours, theirs, strict=True)], 2)
-
-
 def figures(rows: Sequence[Row]) -> Row:
-    """Episodes a second (median, lowest, highest), tokens a reply, and memory in MB."""
-    found: Row = {f"episodes_per_{c}_second": spread([r["episodes"] / r[c] for r in rows], 2) for c in ("cpu", "wall")}
-    start, peak = (max(row[name] for row in rows) for name in ("start_mb", "peak_mb"))
-    return found | {"reply_tokens": round(rows[0]["tokens"], 1), "start_mb": round(start), "peak_mb": round(peak)}
-
-
-def table(results: dict[str, Row]) -> str:
-    """Markdown."""
-    head = "| | critic | align, episodes/s | TRL 1.12 at its fastest | times faster | by the wall | peak memory, MB |"
-    return "\n".join([head, "|---|---|---|---|---|---|---|", *(
-        _line(task, critic, row) for task, row in results.items() for critic in OURS
-    )])  # fmt: skip
-
-
-def _line(task: str, critic: str, result: Row) -> str:
-    ours, theirs, times = result["align"][critic], result["trl"], result["times_faster"][critic]
-    cells = [
-        task, "on the policy" if critic == "shared" else "separate",
-        "{} [{}, {}]".format(*ours["episodes_per_cpu_second"]),
-        "{} [{}, {}], {}".format(*theirs["episodes_per_cpu_second"], theirs["setting"].removeprefix("TRL, ")),
-        "**{}** [{}, {}]".format(*times["cpu"]), "{} [{}, {}]".format(*times["wall"]),
-        f"{ours['peak_mb']} to {theirs['peak_mb']} ({ours['start_mb']} before)",
-    ]  # fmt: skip
-    return f"| {' | '.join(cells)} |"
+    """Episodes a second of the processor and of the wall, tokens a reply, and memory."""
+    cpu, wall = (spread([row["episodes"] / row[clock] for row in rows]) for clock in ("cpu", "wall"))
+    start, most = (max(row[name] for row in rows) for name in ("start_bytes", "peak_bytes"))
+    return {
+        "unit": "episodes", "per_second": cpu, "per_wall_second": wall, "reply_tokens": round(rows[0]["tokens"], 1),
+        "start_bytes": start, "peak_bytes": most,
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -152,20 +133,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the weights and the choice of prompts")
     given = parser.parse_args()
     logging.set_verbosity_error()
-    RESULTS.mkdir(parents=True, exist_ok=True)
     settings = {
         "model": SIZES, "batch_size": BATCH, "max_new_tokens": NEW, "epochs": EPOCHS, "kl": KL, "lambda": LAMBDA,
         "clip": CLIP, "lr": LR, **{name: value for name, value in vars(given).items() if name not in ("trl", "tasks")},
     }  # fmt: skip
-    say(json.dumps(machine(trl="1.12.0") | settings))
-    saved, results = RESULTS / "ppo.json", {}
+    results: dict[str, Row] = {}
     for task in given.tasks:
         with tempfile.TemporaryDirectory() as folder:
             work, facts = prepared(task, Path(folder), given.episodes, given.seed)
             say(f"{task}: {facts}")
-            results[task] = compared(task, work, given.screen, given.repetitions, given.max_tokens) | {"data": facts}
-        saved.write_text(json.dumps(machine(trl="1.12.0") | {"settings": settings} | results, indent=1) + "\n")
-    say(f"\n{table(results)}")
+            found = compared(task, work, given.screen, given.repetitions, given.max_tokens)
+            results |= {name: row | facts for name, row in found.items()}
+    save("ppo.json", settings, results, trl="1.12.0")
 
 
 if __name__ == "__main__":

@@ -66,8 +66,8 @@ def measure(work: Work, batch: int, setting: Setting) -> Row:
     before = peak()
     watch, tokens = (ours if setting.side == "align" else theirs)(work, batch, setting)
     return {
-        "episodes": len(work.ids), "tokens": tokens, "cpu": watch.cpu, "wall": watch.wall, "start_mb": before,
-        "peak_mb": peak(),
+        "episodes": len(work.ids), "tokens": tokens, "cpu": watch.cpu, "wall": watch.wall, "start_bytes": before,
+        "peak_bytes": peak(),
     }  # fmt: skip
 
 

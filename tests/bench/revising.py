@@ -1,4 +1,4 @@
-"""Critique and revision beside the plain way, in one run: `python tests/bench/revising.py [JSON]`.
+"""Critique and revision beside the plain way, in one run: `python tests/bench/revising.py`.
 
 Plain: every request is a prompt of its own, read from its beginning, and `model.generate` writes the answers, as many
 side by side as ours. Ours: a critique goes on from the reply and a revision from the critique, the examples that stand
@@ -9,8 +9,8 @@ requests. So tokens are counted, padding included, beside the time. They are 4.6
 constitutions have them, 2.3 times where long conversations are answered without, and 1.7 times after single questions
 without, where three times the speed is out of reach.
 
-Needs ../shared. Weights are random, for no answer is looked at; sizes are such that computing, not Python, is the work.
-Both run in turn, and the best time counts: time of the processor, so that a busy machine disturbs it less.
+Needs what README.md describes under $ALIGN_DATA (default ../shared). Weights are random, for no answer is looked at;
+sizes are such that computing, not Python, is the work. Both run in turn; seconds of the processor decide.
 """
 
 from __future__ import annotations
@@ -19,16 +19,14 @@ import csv
 import gzip
 import json
 import re
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import DATA, machine, say
+from measuring import DATA, Row, device, ratio, save, say, spread
 
 from align.config import Model, Sampling
 from align.constitution import find
@@ -47,7 +45,7 @@ CASES = [("question", 2, 1, 32), ("question", 2, 2, 32), ("conversation", 0, 1, 
 """What is answered, examples before it, revisions, most new tokens of each answer."""
 CONVERSATION = (1000, 2000)
 """Characters of one."""
-ROUNDS = 2
+REPETITIONS = 2
 
 
 class Plain(HFGenerator):
@@ -134,22 +132,20 @@ def main() -> None:
     torch.set_num_threads(1)
     tokenizer = load_policy(Model(path=str(DATA / "models/stories260K"), template="plain")).tokenizer
     policy = from_scratch({"architecture": "llama", **SIZES}, tokenizer, template="plain", seed=0)
-    say(f"{'answered':<14}{'examples':>9}{'revisions':>10}   transcripts/s: ours, plain, ratio      tokens: ratio")
-    found = []
+    tasks: dict[str, Row] = {}
     for case in CASES:
-        best = [(float("inf"), 0)] * 2
-        for _ in range(ROUNDS):
-            for i, generator in enumerate((HFGenerator(policy, BATCH, keep=True), Plain(policy, BATCH))):
-                best[i] = min(best[i], measured(generator, *case))
-        speed, tokens = [round(BATCH / taken, 3) for taken, _ in best], [count for _, count in best]
-        names = ("answered", "examples", "revisions", "new_tokens", "align", "generate", "tokens", "generate_tokens")
-        found.append(dict(zip(names, (*case, *speed, *tokens), strict=True)))
-        kind, examples, revisions, _ = case
-        ratio = f"{speed[0] / speed[1]:>10.2f}{tokens[0]:>12,}{tokens[1]:>9,}{tokens[1] / tokens[0]:>7.2f}"
-        say(f"{kind:<14}{examples:>9}{revisions:>10}{speed[0]:>15.2f}{speed[1]:>9.2f}{ratio}")
-    if len(sys.argv) > 1:
-        about = machine() | {"batch": BATCH, "model": SIZES, "transcripts_per_second": found}
-        Path(sys.argv[1]).write_text(json.dumps(about, indent=2) + "\n")
+        sides = HFGenerator(policy, BATCH, keep=True), Plain(policy, BATCH)
+        turns = [[measured(side, *case) for side in sides] for _ in range(REPETITIONS)]
+        say(f"{case}: seconds and tokens of ours and theirs {turns}")
+        own, other = ([BATCH / seconds for seconds, _ in side] for side in zip(*turns, strict=True))
+        tokens, more = (count for _, count in turns[0])
+        kind, examples, revisions, limit = case
+        plain = {"what": "`generate`", "setting": f"batch {BATCH}", "per_second": spread(other), "tokens": more}
+        tasks[f"critique and revision of {kind}s, examples: {examples}, rounds: {revisions}"] = {
+            "device": device(), "unit": "transcripts", "per_second": spread(own), "new_tokens": limit, "tokens": tokens,
+            "beside": [plain | {"times_faster": ratio(own, other)}],
+        }  # fmt: skip
+    save("revising.json", {"model": SIZES, "batch": BATCH, "repetitions": REPETITIONS}, tasks)
 
 
 if __name__ == "__main__":

@@ -86,6 +86,16 @@ def test_only_what_is_new_is_computed():
     assert read == [(5, 20 + 1), (5, 1 + len("why") + 1), (5, 1 + len("andhowso") + 1)]
 
 
+def test_what_is_new_is_read_in_parts_of_so_many_tokens():
+    asked, sampling = policy(), Sampling(max_new_tokens=14)
+    shapes = watched(asked)
+    parts = conversation(HFGenerator(asked, keep=True, max_tokens=26), sampling)
+    read = [shape for shape in shapes if shape[1] > 1]
+    assert read == [(1, 21), (2, 13), (2, 6), (5, 5), (2, 10), (2, 10), (1, 10)]
+    whole = conversation(HFGenerator(asked, keep=True), sampling)
+    assert [[c.ids for c in made] for made in parts] == [[c.ids for c in made] for made in whole]
+
+
 def test_what_all_prompts_begin_with_is_computed_once():
     asked = policy()
     shapes = watched(asked)
