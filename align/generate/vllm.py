@@ -41,6 +41,8 @@ class VLLMGenerator(Engine):
             raise CheckError("vllm can't be given 4-bit weights; set the machine's generator to hf")
         super().__init__(policy, batch, max_tokens)
         self.memory = memory
+        if _ranks() > 1:  # they start together, for they agree on the memory; one may be asked nothing in the end
+            _engine(policy, memory)
 
     def written(
         self, prompts: Sequence[Messages], asked: Asked, sampling: Sampling, seed: int, progress: Progress | None
@@ -118,7 +120,6 @@ def _started(policy: Policy, memory: float) -> Any:
 
     config: Any = copy.deepcopy(policy.model.config)
     config.architectures = [type(policy.model).__name__]
-    ranks = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng([policy.model.device.index or 0]):
         config.save_pretrained(folder)
         engine = LLM(
@@ -132,10 +133,14 @@ def _started(policy: Policy, memory: float) -> Any:
             enable_prefix_caching=True,
             enable_sleep_mode=True,
             logprobs_mode="processed_logprobs",  # of the distribution that tokens are drawn from
-            distributed_executor_backend="external_launcher" if ranks else "uni",  # each rank has an engine of its own
+            distributed_executor_backend="external_launcher" if _ranks() > 1 else "uni",  # each rank has its own engine
         )
     engine.sleep(level=2)
     return engine
+
+
+def _ranks() -> int:
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
 
 
 def _wake(engine: Any, policy: Policy) -> None:
