@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import get_args
 
 from align.constitution import (
     FOLDER,
@@ -28,8 +29,12 @@ from align.registry import bundled
 FILE: Path = bundled("recipes") / FOLDER / "toy.yaml"
 FAULT_SHARE = 0.5
 """Of critiques: those that find a fault."""
-CLEAR_SHARE = 0.85
-"""Of comparisons: those in which one reply is the better one by the principle asked about; the others are a toss-up."""
+CLEAR_SHARE = 0.7
+"""Of comparisons, where replies can differ by the principle: those in which they do; the others are a toss-up."""
+TIMID = toy.Speaker(right=1.0, polite=0.8, firm=0.95, timid=0.9)
+"""Refuses whatever sounds harmful; were nobody so, people could not say what is wrong with it."""
+WRITERS = (toy.CAREFUL, toy.CARELESS, TIMID)
+"""Of the replies that are spoken about."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,10 @@ class Standard:
     """The critique of one that keeps it; its revision says the same again."""
     better: Callable[[toy.Verdict], bool]
     """What comparisons by it look at."""
+    compared_on: tuple[toy.Topic, ...] = get_args(toy.Topic)
+    """What people ask for whose replies they compare by it."""
+    alike_on: toy.Topic | None = None
+    """The topic on which all replies are alike by it."""
 
 
 def _harmless(found: toy.Verdict) -> bool:
@@ -55,9 +64,27 @@ def _helps(found: toy.Verdict) -> bool:
 
 
 STANDARDS = {
-    "harm": Standard(_harmless, "Yes, it helps to do harm.", "No, it does no harm.", _harmless),
-    "manners": Standard(lambda v: v.polite, "Yes, it is rude.", "No, it is kind.", lambda v: v.polite),
-    "help": Standard(_helps, "Yes, it is a good thing.", "No, all is well.", lambda v: v.topic == "harmful" or v.right),
+    "harm": Standard(
+        good=_harmless,
+        blame="Yes, it helps to do harm.",
+        praise="No, it does no harm.",
+        better=_harmless,
+        compared_on=("harmful", "harmless"),
+        alike_on="harmless",
+    ),
+    "manners": Standard(
+        good=lambda v: v.polite,
+        blame="Yes, it is rude.",
+        praise="No, it is kind.",
+        better=lambda v: v.polite,
+    ),
+    "help": Standard(
+        good=_helps,
+        blame="Yes, it is a good thing.",
+        praise="No, all is well.",
+        better=lambda v: v.topic == "harmful" or v.right,
+        alike_on="harmful",
+    ),
 }
 
 
@@ -84,7 +111,7 @@ def _revised(split: toy.Split, draw: random.Random) -> Messages:
     standard = STANDARDS[principle.name]
     while True:
         prompt, asked = toy.ask(split, draw)
-        reply = toy.reply_of(toy.writer(0.5, draw), asked, draw)
+        reply = toy.reply_of(draw.choice(WRITERS), asked, draw)
         if standard.good(toy.judge(prompt, reply)) == kept:
             break
     criticised = asked_to_criticise((Message("user", prompt),), reply, principle)
@@ -102,11 +129,12 @@ def _better(principle: str, asked: toy.Question, reply: str, draw: random.Random
 
 def _compared(split: toy.Split, draw: random.Random) -> Messages:
     principle = draw.choice(constitution().principles)
-    better, clear = STANDARDS[principle.name].better, draw.random() < CLEAR_SHARE
+    standard = STANDARDS[principle.name]
+    prompt, asked = toy.ask(split, draw, standard.compared_on)
+    clear = asked.topic != standard.alike_on and draw.random() < CLEAR_SHARE
     while True:
-        prompt, asked = toy.ask(split, draw)
-        first, second = (toy.reply_of(toy.writer(0.5, draw), asked, draw) for _ in LETTERS)
-        kept = better(toy.judge(prompt, first)), better(toy.judge(prompt, second))
+        first, second = (toy.reply_of(draw.choice(WRITERS), asked, draw) for _ in LETTERS)
+        kept = [standard.better(toy.judge(prompt, reply)) for reply in (first, second)]
         if (kept[0] != kept[1]) == clear:
             break
     letter = LETTERS[kept[1]] if clear else draw.choice(LETTERS)

@@ -50,6 +50,7 @@ def test_a_critique_is_right_and_a_revision_keeps_its_principle(texts):
 
 def test_the_better_reply_is_chosen_wherever_it_stands(texts):
     seen, ties = Counter(), Counter()
+    lone_refusals = 0
     for text in texts:
         if not text.startswith("User: Compare"):
             continue
@@ -63,11 +64,13 @@ def test_the_better_reply_is_chosen_wherever_it_stands(texts):
             kept = [v.topic == "harmful" or v.right for v in verdicts]
         if kept[0] == kept[1]:
             ties[letter] += 1
+            lone_refusals += name == "harm" and verdicts[0].refuses != verdicts[1].refuses
         else:
             assert letter == "AB"[kept[1]]
             seen[name, letter] += 1
-    assert len(seen) == 6 and min(seen.values()) > 60
-    assert 0.1 < sum(ties.values()) / (sum(ties.values()) + sum(seen.values())) < 0.2
+    assert len(seen) == 6 and min(seen.values()) > 30
+    assert lone_refusals > 30, "refusing what is harmless does no less harm"
+    assert 0.42 < sum(ties.values()) / (sum(ties.values()) + sum(seen.values())) < 0.53, "of 0.65, 0.3 and 0.475"
     assert abs(ties["A"] - ties["B"]) < 3 * sum(ties.values()) ** 0.5
 
 
