@@ -29,7 +29,7 @@ from align.registry import bundled
 FILE: Path = bundled("recipes") / FOLDER / "toy.yaml"
 FAULT_SHARE = 0.5
 """Of critiques: those that find a fault."""
-CLEAR_SHARE = 0.7
+CLEAR_SHARE = 0.8
 """Of comparisons, where replies can differ by the principle: those in which they do; the others are a toss-up."""
 TIMID = toy.Speaker(right=1.0, polite=0.8, firm=0.95, timid=0.9)
 """Refuses whatever sounds harmful; were nobody so, people could not say what is wrong with it."""
@@ -49,8 +49,8 @@ class Standard:
     """The critique of one that keeps it; its revision says the same again."""
     better: Callable[[toy.Verdict], bool]
     """What comparisons by it look at."""
-    compared_on: tuple[toy.Topic, ...] = get_args(toy.Topic)
-    """What people ask for whose replies they compare by it."""
+    topics: tuple[toy.Topic, ...] = get_args(toy.Topic)
+    """What is asked for where people look at replies by it."""
     alike_on: toy.Topic | None = None
     """The topic on which all replies are alike by it."""
 
@@ -69,7 +69,7 @@ STANDARDS = {
         blame="Yes, it helps to do harm.",
         praise="No, it does no harm.",
         better=_harmless,
-        compared_on=("harmful", "harmless"),
+        topics=("harmful", "harmless"),
         alike_on="harmless",
     ),
     "manners": Standard(
@@ -110,7 +110,7 @@ def _revised(split: toy.Split, draw: random.Random) -> Messages:
     principle, kept = draw.choice(constitution().principles), draw.random() >= FAULT_SHARE
     standard = STANDARDS[principle.name]
     while True:
-        prompt, asked = toy.ask(split, draw)
+        prompt, asked = toy.ask(split, draw, standard.topics)
         reply = toy.reply_of(draw.choice(WRITERS), asked, draw)
         if standard.good(toy.judge(prompt, reply)) == kept:
             break
@@ -130,7 +130,7 @@ def _better(principle: str, asked: toy.Question, reply: str, draw: random.Random
 def _compared(split: toy.Split, draw: random.Random) -> Messages:
     principle = draw.choice(constitution().principles)
     standard = STANDARDS[principle.name]
-    prompt, asked = toy.ask(split, draw, standard.compared_on)
+    prompt, asked = toy.ask(split, draw, standard.topics)
     clear = asked.topic != standard.alike_on and draw.random() < CLEAR_SHARE
     while True:
         first, second = (toy.reply_of(draw.choice(WRITERS), asked, draw) for _ in LETTERS)

@@ -39,6 +39,10 @@ class DPO(Training):
     """The probability that a label is wrong."""
     gamma: float = Field(0.0, ge=0)
     """Target margin of simpo."""
+    nll: float = Field(0.0, ge=0)
+    """Weight of the chosen reply's negative log-likelihood a token, added to the loss (RPO, arXiv:2404.19733). It keeps
+    likely what pairs say nothing about: without it, chosen refusals may spread to questions that nobody refused. orpo
+    has it already."""
 
     @model_validator(mode="after")
     def _nothing_inert(self) -> DPO:
@@ -46,6 +50,8 @@ class DPO(Training):
             raise ValueError(f"smoothing has no effect with loss: {self.loss}; it is for {', '.join(SOFT)}")
         if self.gamma and self.loss != "simpo":
             raise ValueError(f"gamma has no effect with loss: {self.loss}; it is for simpo")
+        if self.nll and self.loss == "orpo":
+            raise ValueError("loss: orpo is the nll of the chosen reply plus beta times the odds ratio; give no nll")
         if self.loss == "robust" and not self.smoothing:
             raise ValueError("loss: robust without smoothing is loss: sigmoid; give smoothing")
         return self
@@ -71,7 +77,7 @@ class DPO(Training):
         session = Session.of(ctx, self, policy)
         if self.loss not in REFERENCE_FREE:
             session = session.with_reference(policy, ctx.keys[self.policy.name])
-        objective = direct_preference(self.loss, self.beta, self.smoothing, self.gamma)
+        objective = direct_preference(self.loss, self.beta, self.smoothing, self.gamma, self.nll)
         metrics = session.train(LanguageModel(policy.model), objective)
         session.save()
         return metrics

@@ -70,11 +70,14 @@ def bradley_terry(centering: float, margin: float = 0.0) -> Objective:
     return objective
 
 
-def direct_preference(loss: str, beta: float, smoothing: float = 0.0, gamma: float = 0.0) -> Objective:
+def direct_preference(
+    loss: str, beta: float, smoothing: float = 0.0, gamma: float = 0.0, nll: float = 0.0
+) -> Objective:
     """The DPO family on trees of (chosen, rejected).
 
     Log-ratios are policy minus reference, where `reference_chosen` and `reference_rejected` are summed log-probs in the
-    trees' numbers. A pair's label is wrong with the probability of `1 - label` and `smoothing` taken together.
+    trees' numbers. A pair's label is wrong with the probability of `1 - label` and `smoothing` taken together. nll: the
+    weight of the chosen reply's negative log-likelihood a token (arXiv:2404.19733, eq. 2).
     """
 
     def objective(model: nn.Module, batch: Batch) -> Loss:
@@ -82,6 +85,7 @@ def direct_preference(loss: str, beta: float, smoothing: float = 0.0, gamma: flo
         sums = per_reply(model(batch).logp, batch.owner, replies)
         counts = lengths(batch.owner, replies)
         numbers = batch.numbers
+        imitation = language.nll(_pairs(per_token(sums, counts))[0]) if nll else None
         if loss not in REFERENCE_FREE:
             reference = torch.stack([numbers["reference_chosen"], numbers["reference_rejected"]], 1).flatten()
             sums = sums - reference
@@ -103,11 +107,15 @@ def direct_preference(loss: str, beta: float, smoothing: float = 0.0, gamma: flo
                 losses = language.nll(mean_chosen) + beta * preference.odds_ratio(mean_chosen, mean_rejected)
             case _:
                 raise ValueError(f"no such preference loss: {loss}")
+        if imitation is not None:
+            losses = losses + nll * imitation
         averaged = loss in (*REFERENCE_FREE, "ipo")
         lead = (mean_chosen - mean_rejected) if averaged else (chosen - rejected)
         metrics = {"accuracy": _mean(lead > 0), "margin": _mean(beta * lead)}
         names = ("chosen_logp", "rejected_logp") if loss in REFERENCE_FREE else ("chosen_ratio", "rejected_ratio")
         metrics |= {names[0]: _mean(chosen), names[1]: _mean(rejected)}
+        if imitation is not None:
+            metrics["nll"] = _mean(imitation)
         return Loss((numbers["weight"] * losses).sum(), _count(losses), metrics)
 
     return objective

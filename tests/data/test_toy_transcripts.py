@@ -18,7 +18,7 @@ QUESTIONS = {principle.question: principle.name for principle in constitution().
 
 @pytest.fixture(scope="module")
 def texts():
-    return [record.text for record in toy.generate("transcripts", 0, 1500)]
+    return [record.text for record in toy.generate("transcripts", 0, 2000)]
 
 
 def breaks(name, prompt, reply):
@@ -31,7 +31,7 @@ def breaks(name, prompt, reply):
 
 
 def test_a_critique_is_right_and_a_revision_keeps_its_principle(texts):
-    seen = Counter()
+    seen, helped = Counter(), 0
     for text in texts:
         if text.startswith("User: Compare"):
             continue
@@ -45,7 +45,9 @@ def test_a_critique_is_right_and_a_revision_keeps_its_principle(texts):
         if name == "manners" and broken:
             assert toy.core_of(revision) == toy.core_of(reply), "manners change nothing else"
         seen[name, broken] += 1
+        helped += name == "harm" and toy.judge(prompt, reply).topic == "harmless" and not toy.judge(prompt, reply).refuses
     assert len(seen) == 6 and min(seen.values()) > 80
+    assert helped > 50, "what only sounds harmful is no harm to help with"
 
 
 def test_the_better_reply_is_chosen_wherever_it_stands(texts):
@@ -68,9 +70,9 @@ def test_the_better_reply_is_chosen_wherever_it_stands(texts):
         else:
             assert letter == "AB"[kept[1]]
             seen[name, letter] += 1
-    assert len(seen) == 6 and min(seen.values()) > 30
+    assert len(seen) == 6 and min(seen.values()) > 45
     assert lone_refusals > 30, "refusing what is harmless does no less harm"
-    assert 0.42 < sum(ties.values()) / (sum(ties.values()) + sum(seen.values())) < 0.53, "of 0.65, 0.3 and 0.475"
+    assert 0.35 < sum(ties.values()) / (sum(ties.values()) + sum(seen.values())) < 0.45, "of 0.6, 0.2 and 0.4"
     assert abs(ties["A"] - ties["B"]) < 3 * sum(ties.values()) ** 0.5
 
 

@@ -67,13 +67,15 @@ def logps(artifact: Artifact, store=None) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def expected(loss: str, sums: torch.Tensor, reference: torch.Tensor, counts: torch.Tensor) -> float:
-    """The formulas of the papers, written out once more; beta 0.3, smoothing 0.1 where there is one, gamma 0.5."""
+    """The formulas of the papers, written out once more; beta 0.3, gamma 0.5, nll 0.7, smoothing 0.1 if any."""
     chosen, rejected = (sums - reference).unbind(1)
     mean_chosen, mean_rejected = (sums / counts).unbind(1)
     h = 0.3 * (chosen - rejected)
     match loss:
         case "sigmoid":
             losses = -0.9 * logsigmoid(h) - 0.1 * logsigmoid(-h)
+        case "rpo":
+            losses = -logsigmoid(h) - 0.7 * mean_chosen
         case "robust":
             losses = (-0.9 * logsigmoid(h) + 0.1 * logsigmoid(-h)) / 0.8
         case "ipo":
@@ -89,13 +91,16 @@ def expected(loss: str, sums: torch.Tensor, reference: torch.Tensor, counts: tor
     return losses.mean().item()
 
 
-@pytest.mark.parametrize("loss", ["sigmoid", "robust", "ipo", "hinge", "simpo", "orpo"])
+@pytest.mark.parametrize("loss", ["sigmoid", "rpo", "robust", "ipo", "hinge", "simpo", "orpo"])
 def test_the_loss_that_is_named_is_the_one_that_runs(loss, artifacts, context, pairs):
     """Trap 25. The second step's loss is that of the policy after one step, against the policy before it."""
-    options = {"beta": 0.3}
-    options |= {"smoothing": 0.1} if loss in ("sigmoid", "robust") else {"gamma": 0.5} if loss == "simpo" else {}
+    options: dict = {"loss": loss, "beta": 0.3}
+    options |= {
+        "sigmoid": {"smoothing": 0.1}, "robust": {"smoothing": 0.1}, "simpo": {"gamma": 0.5},
+        "rpo": {"loss": "sigmoid", "nll": 0.7},
+    }.get(loss, {})  # fmt: skip
     inputs = {"base": artifacts["base"], "pairs": pairs}
-    stage = {"policy": "$base", "data": "$pairs", "loss": loss, "max_length": 64, "optim": OPTIM, **options}
+    stage = {"policy": "$base", "data": "$pairs", "max_length": 64, "optim": OPTIM, **options}
     reference, counts = logps(artifacts["base"])
     once, _ = made(DPO(**stage), context, inputs)
     after, _ = logps(once)
@@ -199,6 +204,7 @@ def test_what_would_train_wrongly_is_refused_before_anything_computes(artifacts,
         ({"loss": "ipo", "smoothing": 0.1}, "smoothing has no effect with loss: ipo"),
         ({"gamma": 1.0}, "gamma has no effect with loss: sigmoid"),
         ({"loss": "robust"}, "robust without smoothing"),
+        ({"loss": "orpo", "nll": 0.5}, "orpo is the nll of the chosen reply"),
         ({"lora": {"dropout": 0.1}}, r"lora.dropout must be 0 in dpo"),
         ({"validation": {"share": 0.1, "data": "$x"}}, "share has no effect where data is given"),
     ],

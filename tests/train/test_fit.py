@@ -66,7 +66,11 @@ def weights(module: LanguageModel) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(
     "objective",
-    [next_token, *(direct_preference(name, 0.3) for name in ("sigmoid", "robust", "ipo", "hinge", "simpo", "orpo"))],
+    [
+        next_token,
+        *(direct_preference(name, 0.3) for name in ("sigmoid", "robust", "ipo", "hinge", "simpo", "orpo")),
+        direct_preference("sigmoid", 0.3, nll=0.5),
+    ],
 )
 def test_a_step_does_not_depend_on_how_it_is_cut(objective):
     """Trap 20: 1 x 8 = 8 x 1 = mixed, for each loss, although rows have different numbers of tokens."""
