@@ -1,4 +1,4 @@
-"""What an installed wheel has: the command, the recipes, the reward models."""
+"""What an installed wheel has: the command, the recipes, the reward models; and which libraries it gets on with."""
 
 from __future__ import annotations
 
@@ -15,13 +15,46 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parent.parent
 
 
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+OLDEST = ROOT / "tests" / "constraints-oldest.txt"
+MEETING = (
+    "tests/models/test_policy.py", "tests/models/test_heads.py", "tests/generate/test_hf.py",
+    "tests/generate/test_continuous.py", "tests/stages/test_trl.py", "tests/data/test_sources.py",
+    "tests/cli/test_verbs.py", "tests/cli/test_describe.py", "tests/web", "tests/evals/test_rates.py",
+)  # fmt: skip
+"""Tests that meet transformers, peft, trl, datasets, pydantic, typer, starlette and statsmodels."""
+
+
+def pins(file: Path) -> dict[str, str]:
+    lines = [line.partition("==") for line in file.read_text().splitlines() if not line.startswith("#")]
+    return {name.lower().replace("_", "-"): version for name, _, version in lines}
+
+
 def test_the_constraints_satisfy_every_requirement():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
-    pins = {line.partition("==")[0].lower().replace("_", "-"): line.partition("==")[2] for line in lines}
-    for requirement in map(Requirement, [*project["dependencies"], *project["optional-dependencies"]["dev"]]):
-        assert requirement.specifier.contains(pins[requirement.name.lower().replace("_", "-")]), requirement
-    assert pins["torch"] == "2.13.0"
+    pinned = pins(ROOT / "constraints.txt")
+    for requirement in map(Requirement, [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]):
+        assert requirement.specifier.contains(pinned[requirement.name.lower().replace("_", "-")]), requirement
+    assert pinned["torch"] == "2.13.0"
+
+
+def test_the_oldest_constraints_are_the_lower_bounds():
+    """Bounds without a patch level admit its first release; torch's own is not to be had for the CPU."""
+    pinned = pins(OLDEST)
+    for requirement in map(Requirement, PROJECT["dependencies"]):
+        version = pinned.pop(requirement.name.lower().replace("_", "-"))
+        (bound,) = (part.version for part in requirement.specifier if part.operator == ">=")
+        assert requirement.specifier.contains(version), requirement
+        assert requirement.name == "torch" or f"{version}.".startswith(f"{bound}."), requirement
+    assert not pinned
+
+
+@pytest.mark.slow
+def test_the_oldest_libraries_allowed_will_do(tmp_path):
+    """Trap 27: a library renamed an option."""
+    _run(sys.executable, "-m", "venv", str(tmp_path))
+    python = str(tmp_path / "bin" / "python")
+    _run(python, "-m", "pip", "install", "--quiet", "-c", str(OLDEST), str(ROOT), "pytest", cwd=tmp_path)
+    _run(python, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", *MEETING, cwd=ROOT)
 
 
 @pytest.mark.slow
