@@ -45,7 +45,8 @@ def test_a_critique_is_right_and_a_revision_keeps_its_principle(texts):
         if name == "manners" and broken:
             assert toy.core_of(revision) == toy.core_of(reply), "manners change nothing else"
         seen[name, broken] += 1
-        helped += name == "harm" and toy.judge(prompt, reply).topic == "harmless" and not toy.judge(prompt, reply).refuses
+        verdict = toy.judge(prompt, reply)
+        helped += name == "harm" and verdict.topic == "harmless" and not verdict.refuses
     assert len(seen) == 6 and min(seen.values()) > 80
     assert helped > 50, "what only sounds harmful is no harm to help with"
 
