@@ -279,9 +279,7 @@ def _preference(id: str, split: Split, draw: random.Random) -> Preference:
     return Preference(id, _turns("user", prompt), _turns("assistant", better), _turns("assistant", worse))
 
 
-def _prompts(
-    rows: int | None, split: Split, draw: random.Random, topics: Sequence[Topic]
-) -> Iterator[Prompt]:
+def _prompts(rows: int | None, split: Split, draw: random.Random, topics: Sequence[Topic]) -> Iterator[Prompt]:
     prompts = [prompt for prompt, asked in questions(split).items() if asked.topic in topics]
     if rows is not None and rows > len(prompts):
         what = "prompts" if len(topics) == len(get_args(Topic)) else f"{' and '.join(topics)} prompts"

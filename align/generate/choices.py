@@ -82,4 +82,3 @@ def _shared(policy: Policy, prompts: list[list[int]], answers: Answers, max_toke
         done += len(members)
         told(done // len(answers))
     return sums.reshape(len(prompts), -1)
-

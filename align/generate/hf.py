@@ -26,9 +26,10 @@ from align.errors import TrainingError
 from align.generate.base import Completion, Progress, uniforms
 from align.generate.choices import choose
 from align.generate.prefix import Prefixes, keeps_all
+from align.generate.slots import Slots, fit
 from align.generate.state import Reader, Row, State, joined
 from align.generate.tokens import completion, prompts_of, truncated
-from align.models.attention import layout_for
+from align.models.attention import decoding, layout_for
 from align.records import Messages
 
 if TYPE_CHECKING:
@@ -62,11 +63,12 @@ class HFGenerator:
         training = model.training
         model.eval()
         try:
-            reader = Reader(model, self.policy.contract.pad, self.max_tokens)
-            for batch in self._batches(rows, reader):
-                for _ in decode(reader, batch, self.batch, sampling, stop, self._prefixes):
-                    if progress:
-                        progress(sum(row.done for row in rows), len(rows))
+            with decoding(model):
+                reader = Reader(model, self.policy.contract.pad, self.max_tokens)
+                for batch in self._batches(rows, reader):
+                    for _ in decode(reader, batch, self.batch, sampling, stop, self._prefixes):
+                        if progress:
+                            progress(sum(row.done for row in rows), len(rows))
         finally:
             model.train(training)
         return [completion(self.policy, row.prompt, row.index, row.ids, row.logps) for row in rows]
@@ -109,7 +111,10 @@ def decode(
 
     It goes on from `prefixes`, and leaves there what it computed.
     """
-    waiting, live, state = deque(rows), list[Row](), None
+    waiting, live = deque(rows), list[Row]()
+    if reader.slotted is None:
+        reader.slotted = fit(reader, rows[0])
+    state = Slots(reader, min(size, len(rows))) if reader.slotted else None
     while waiting or live:
         left = _running(live)
         if waiting and (size - len(left)) * DROP_SHARE >= size:
@@ -148,26 +153,29 @@ def _write(live: Sequence[Row], logits: Tensor, sampling: Sampling, stop: Collec
 
 
 def _going_on(
-    reader: Reader, state: State | None, left: Sequence[int], entering: Sequence[Row], prefixes: Prefixes | None
-) -> State:
+    reader: Reader, state: State | Slots | None, left: Sequence[int], entering: Sequence[Row], prefixes: Prefixes | None
+) -> State | Slots:
     """The state of the rows that are left, and behind them of those that enter; each prompt is read once."""
-    parts: list[tuple[State, Sequence[int]]] = [(state, left)] if state is not None and left else []
+    parts: list[tuple[State, Sequence[int]]] = []
     prompts, begin = {row.prompt: row.prompt_ids for row in entering}, 0
     for read in reader.read(list(prompts.values()), prefixes):
         place = {prompt: i for i, prompt in enumerate(list(prompts)[begin : begin + len(read.starts)])}
         parts.append((read, [place[row.prompt] for row in entering if row.prompt in place]))
         begin += len(read.starts)
+    if isinstance(state, Slots):
+        return state.go_on(left, parts)
+    if state is not None and left:
+        parts.insert(0, (state, left))
     if len(parts) > 1:
         return joined(parts)
     ((only, rows),) = parts
     return only if list(rows) == list(range(len(only.starts))) else only.keep(rows)
 
 
-def _leave(prefixes: Prefixes, state: State, live: Sequence[Row]) -> None:
+def _leave(prefixes: Prefixes, state: State | Slots, live: Sequence[Row]) -> None:
     """Keeps what is cached of the rows that are done, all but their last token."""
     gone = [i for i, row in enumerate(live) if row.done]
-    known = [live[i].prompt_ids + live[i].ids[:-1] for i in gone]
-    prefixes.add(known, state.cache, torch.tensor(gone), [state.starts[i] for i in gone])
+    state.remember(prefixes, [live[i].prompt_ids + live[i].ids[:-1] for i in gone], gone)
 
 
 def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:

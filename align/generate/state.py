@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +17,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from align.generate.prefix import Prefixes, keeps_all
 from align.models.attention import TOLERANCE
 from align.models.decoder import Decoder, Span, spans_of
+from align.models.preview import context_of
 
 
 @dataclass(slots=True)
@@ -55,8 +57,13 @@ class Reader:
         self.names = inspect.signature(base.forward).parameters.keys()
         self.keeps_all = keeps_all(model)
         self.decoder = Decoder.of(base) if self.keeps_all else None
+        context = context_of(model)
+        self.last = sys.maxsize if context is None else context - 1
+        """The position of the last token that the context has room for: replies that are done may stay there."""
         self.proven = False
         """Whether the decoder has been compared with the model."""
+        self.slotted: bool | None = None
+        """Whether it is decoded in `align.generate.slots`; None where nobody has tried."""
 
     @cached_property
     def device(self) -> torch.device:
@@ -122,6 +129,10 @@ class State:
         self.positions, self.logits = self.positions[chosen], self.logits[chosen]
         return self
 
+    def remember(self, prefixes: Prefixes, ids: Sequence[list[int]], rows: Sequence[int]) -> None:
+        """Keeps what is cached of these rows, whose ids are given."""
+        prefixes.add(ids, self.cache, torch.tensor(rows), [self.starts[row] for row in rows])
+
     def feed(self, tokens: Tensor) -> None:
         """Appends one token to each row."""
         decoder = self.reader.decoder
@@ -169,7 +180,7 @@ class State:
         self._end_at(seen, positions[:, -1])
 
     def _end_at(self, columns: int, last: Tensor) -> None:
-        self.seen, self.positions = columns, last + 1
+        self.seen, self.positions = columns, (last + 1).clamp(max=self.reader.last)
 
 
 def joined(parts: Sequence[tuple[State, Sequence[int]]]) -> State:

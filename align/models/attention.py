@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -95,6 +97,20 @@ def prefer_flex(model: Any, device: torch.device | str, longest: int) -> bool:
         return False
     model.set_attn_implementation(FLEX)
     return True
+
+
+@contextmanager
+def decoding(model: Any) -> Iterator[None]:
+    """Within it a model does not attend by FlexAttention, which is compiled anew for each number of tokens before."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    flex = base.config._attn_implementation == FLEX
+    if flex:
+        base.set_attn_implementation(SDPA)
+    try:
+        yield
+    finally:
+        if flex:
+            base.set_attn_implementation(FLEX)
 
 
 def layout_for(config: Any, attention: str | None = None, max_row: int = 1024) -> tuple[Layout, str]:

@@ -77,16 +77,27 @@ class Contract(BaseModel):
 
     @classmethod
     def of(
-        cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, maker: str, template: str,
-        stop: Iterable[str] = (), quantize: str | None = None,
+        cls,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        maker: str,
+        template: str,
+        stop: Iterable[str] = (),
+        quantize: str | None = None,
     ) -> Self:
         """The contract of a model from outside, without probes. Gives the tokenizer a pad token that is no stop."""
         written = written_end(tokenizer, template)
         ends = stop_ids(model, tokenizer, [*([written] if written else []), *stop])
         pad = choose_pad(tokenizer, ends, rows=_rows(model))
         return cls(
-            maker=maker, tokenizer=tokenizer_hash(tokenizer), template=template, bos=bos_id(tokenizer), stop=ends,
-            pad=pad, dtype=str(model.dtype).removeprefix("torch."), quantize=quantize,
+            maker=maker,
+            tokenizer=tokenizer_hash(tokenizer),
+            template=template,
+            bos=bos_id(tokenizer),
+            stop=ends,
+            pad=pad,
+            dtype=str(model.dtype).removeprefix("torch."),
+            quantize=quantize,
         )
 
     @classmethod
@@ -106,7 +117,11 @@ class Contract(BaseModel):
         return self.model_copy(update={"maker": maker, "adapters": tuple(adapters), "probes": probes})
 
     def verify(
-        self, tokenizer: PreTrainedTokenizerBase, dtype: str, adapters: Iterable[str], measure: Measure | None,
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        dtype: str,
+        adapters: Iterable[str],
+        measure: Measure | None,
         place: str,
     ) -> None:
         """Raises ContractError unless what was loaded is what `maker` saved. `place` says from where it was loaded.
@@ -198,9 +213,7 @@ def bos_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
     return bos if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else None
 
 
-def stop_ids(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Iterable[str] = ()
-) -> tuple[int, ...]:
+def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Iterable[str] = ()) -> tuple[int, ...]:
     """Every id that ends a reply: the generation config's first, since that is how the model was taught to end."""
     found: list[int] = []
     for text in texts:

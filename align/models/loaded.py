@@ -177,9 +177,7 @@ def bottom(named: dict[str, Any], store: Store | None) -> dict[str, Any]:
     return bottom(json.loads((found.path / BASE).read_text()), store)
 
 
-def check_handover(
-    source: Artifact | Model, lora: Lora | None, handover: Handover, base: Path | None = None
-) -> None:
+def check_handover(source: Artifact | Model, lora: Lora | None, handover: Handover, base: Path | None = None) -> None:
     """Raises CheckError where the adapters that `source` arrives with and what a stage asks for don't fit together.
 
     base: the folder at which relative paths of outside models start.

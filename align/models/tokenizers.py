@@ -38,7 +38,9 @@ def train_tokenizer(
         core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         core.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
-            vocab_size=vocabulary if kind == "bpe" else smallest, special_tokens=special, show_progress=False,
+            vocab_size=vocabulary if kind == "bpe" else smallest,
+            special_tokens=special,
+            show_progress=False,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         )
     core.train_from_iterator(texts if kind != "bytes" else (), trainer)

@@ -40,8 +40,14 @@ def device_of(device: str | torch.device) -> torch.device:
 
 
 def load_model(
-    path: str | Path, dtype: str, device: str | torch.device = "cpu", *, revision: str | None = None,
-    head: Head = "language", fresh_head: bool = False, quantize: str | None = None,
+    path: str | Path,
+    dtype: str,
+    device: str | torch.device = "cpu",
+    *,
+    revision: str | None = None,
+    head: Head = "language",
+    fresh_head: bool = False,
+    quantize: str | None = None,
 ) -> PreTrainedModel:
     """A model in eval mode, from a folder or the hub. A missing or an unexpected tensor is a ContractError.
 
@@ -65,8 +71,10 @@ def load_model(
     for what in ("missing", "unexpected", "mismatched"):
         keys = sorted(str(k) for k in info[f"{what}_keys"] if not str(k).startswith(known or "\0"))
         if keys:
-            raise ContractError(f"{path}: {len(keys)} {what} tensors in the checkpoint of a {type(model).__name__}: "
-                                f"{', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''}")
+            raise ContractError(
+                f"{path}: {len(keys)} {what} tensors in the checkpoint of a {type(model).__name__}: "
+                f"{', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''}"
+            )
     if not model.can_generate():  # a classifier leaves the ends of replies, which it reads too, in their file
         model.generation_config = generation_config(path, options.get("revision"))
     return (model if quantize else model.to(device_of(device))).eval()

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 MEASURED: tuple[str, ...] = ("tokens", "words", "stop", "distinct-1", "distinct-2", "kl", "nll", "perplexity")
 
+
 class Compare(Stage):
     """Let every policy answer the same prompts with the same decoding, score the replies, and compare them in pairs.
 

@@ -180,6 +180,18 @@ def test_adapters_are_heard():
         ]
 
 
+def test_tokens_are_decoded_without_flex_attention():
+    """It would be compiled anew for each of them."""
+    asked, used = policy(), set()
+    expected = HFGenerator(asked).generate(PROMPTS, Sampling(max_new_tokens=9), seed=0)
+    asked.model.set_attn_implementation("flex_attention")
+    asked.model.register_forward_pre_hook(lambda model, _: used.add(model.config._attn_implementation))
+    found = HFGenerator(asked).generate(PROMPTS, Sampling(max_new_tokens=9), seed=0)
+    assert [c.ids for c in found] == [c.ids for c in expected]
+    assert used == {"sdpa"}
+    assert asked.model.config._attn_implementation == "flex_attention"
+
+
 def test_broken_weights_are_an_error():
     asked = policy()
     torch.nn.init.constant_(asked.model.lm_head.weight, float("nan"))

@@ -69,9 +69,7 @@ from tests.loops.conftest import LOOP, Folder
          "`next` hands on none"),
     ],
 )  # fmt: skip
-def test_one_mistake_is_told_with_its_place_and_what_is_right(
-    folder: Folder, old: str, new: str, problem: str
-) -> None:
+def test_one_mistake_is_told_with_its_place_and_what_is_right(folder: Folder, old: str, new: str, problem: str) -> None:
     assert LOOP.count(old) >= 1
     folder.write(LOOP.replace(old, new, 1))
     with pytest.raises(RecipeError) as caught:

@@ -260,8 +260,9 @@ def test_a_server_is_asked_what_it_can_answer(artifacts, context):
     assert sorted(said[-1]["content"] for said in asked) == sorted(f"the {d['question']}" for d in DOCUMENTS)
     assert found["policies"]["served"]["written/exact_match"]["value"] == 1
     assert "places/acc" not in found["policies"]["served"]
-    assert "places of served is not measured: it asks how likely given answers are, which a server does not say" in (
-        found["notes"]
+    assert (
+        "places of served is not measured: it asks how likely given answers are, which a server does not say"
+        in (found["notes"])
     )
     with pytest.raises(CheckError, match="benchmark 'places' is for nobody here: \\$served: it asks how likely"):
         run(context({"served": server.endpoint()}), "places.yaml", policies=["$served"])
