@@ -10,7 +10,8 @@ An event is a dict with `event`, `time` (seconds since 1970) and, where it is ab
     progress            what, done, total
     sample              step, prompt, reply, reward: what a policy says while it learns
     note                text, level
-    stage_finished      key, path, metrics, seconds
+    saved               what was done so far outlives a kill
+    stage_finished      key, path, metrics, seconds (with those of earlier runs whose work was saved)
     stage_failed        error, log (path or null)
     stage_skipped       because
     loop_decided        loop, round (0: what it began with), stopped, results {name: what it is}, text

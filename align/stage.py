@@ -231,6 +231,10 @@ class Context:
         """The seed of one role of this kind of stage. What the recipe calls the stage is in no key, so in no seed."""
         return seed_of(self.seed, self.type, *role)
 
+    def saved(self) -> None:
+        """Say that what was done so far outlives a kill, so that its time counts where a later run goes on from it."""
+        self.emit("saved")
+
     def note(self, text: str, level: Literal["info", "warning"] = "info") -> None:
         """One line for people, kept in the events."""
         self.emit("note", level=level, text=text)

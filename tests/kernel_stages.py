@@ -63,6 +63,7 @@ class Count(Stage):
             with open(ctx.base / "trace", "a") as file:
                 print(ctx.stage, step, file=file)
             mark.write_text(str(step + 1))
+            ctx.saved()
             ctx.emit("step", step=step + 1, steps=self.steps)
         (ctx.out / "records.jsonl").write_text(f"{random.random()} {'torch' in sys.modules}\n")
         if fault(ctx, "kill-in-rename"):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 
 from align.machine import Machine
 from align.worker.job import Input, Job
+from align.worker.manifest import kept
 from align.worker.process import open_lines
 
 STAGES = '''
@@ -263,8 +265,19 @@ def test_global_generators_do_not_depend_on_earlier_stages(talk: Talk) -> None:
 
 def test_the_half_line_of_a_killed_process_is_dropped(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
-    for left, kept in ((b'{"a": 1}\n{"b"', '{"a": 1}\n'), (b'{"b"', ""), (b'{"a": 1}\n', '{"a": 1}\n')):
+    for left, stays in ((b'{"a": 1}\n{"b"', '{"a": 1}\n'), (b'{"b"', ""), (b'{"a": 1}\n', '{"a": 1}\n')):
         path.write_bytes(left)
         with open_lines(path) as file:
             print('{"c": 3}', file=file)
-        assert path.read_text() == kept + '{"c": 3}\n'
+        assert path.read_text() == stays + '{"c": 3}\n'
+
+
+def test_an_attempt_goes_on_from_what_was_saved(tmp_path: Path) -> None:
+    """Of the first attempt 6 s were saved, of the second nothing, of the third, which went on from those, 9 s."""
+    path, now = tmp_path / "events.jsonl", datetime(2026, 11, 28, tzinfo=UTC)
+    path.touch()
+    assert kept(path, now) == (now, 0.0)
+    attempts = [(100, {"saved": 106, "step": 130}), (200, {"step": 240}), (300, {"saved": 309, "interrupted": 309})]
+    events = [found for start, rest in attempts for found in [("stage_started", start), *rest.items()]]
+    path.write_text("".join(json.dumps({"event": name, "time": time}) + "\n" for name, time in events))
+    assert kept(path, now) == (datetime.fromtimestamp(100, UTC), 15.0)

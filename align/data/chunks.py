@@ -32,6 +32,7 @@ def in_chunks(
             out.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in made)
             out.flush()
             os.fsync(out.fileno())
+            ctx.saved()
             rows += made
     ctx.emit("progress", what=what, done=len(rows), total=len(items))
     return rows

@@ -85,6 +85,7 @@ def fit(
         stop = learner.any_rank(bool(ctx.stopping()))
         if stop or meter.save_due():
             checkpoints.save(folder, learner, state, checkpoint.keep)
+            ctx.saved()
             state["anchor"] = (state["best"] or {}).get("best_step")
         if stop:
             raise Interrupted(signal.SIGINT, f"stopped after step {learner.step} of {learner.steps}; it is saved")

@@ -233,6 +233,7 @@ class Loop:
     def _save(self) -> None:
         if self.learner.step:  # before the first update there is nothing that would not come out again
             checkpoints.save(self._folder, self.learner, self.state, self.stage.checkpoint.keep)
+            self.ctx.saved()
 
     def _result(self) -> dict[str, float]:
         """Final metrics; leaves the samples and the account of the held-out prompts in the artifact."""

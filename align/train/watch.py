@@ -61,6 +61,7 @@ class Watch(TrainerCallback):
         for old in complete(folder)[: -self.checkpoint.keep]:
             shutil.rmtree(old, ignore_errors=True)
         self._saved = time.monotonic()
+        self.ctx.saved()
 
     def _save_due(self, step: int) -> bool:
         if self.checkpoint.every:

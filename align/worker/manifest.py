@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import platform
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from align.machine import Machine
@@ -16,9 +18,27 @@ from align.worker.job import Job
 PACKAGES = ("accelerate", "datasets", "numpy", "peft", "tokenizers", "torch", "transformers", "trl")
 
 
-def manifest(job: Job, stage: Stage, started: datetime) -> dict[str, Any]:
-    """What `manifest.json` says of how an artifact was made: from what, when, where and by which versions."""
-    finished, device = datetime.now(UTC), _device(job.machine)
+def kept(events: Path, started: datetime) -> tuple[datetime, float]:
+    """When the work began that an attempt of a stage goes on from, and how many seconds of it were saved.
+
+    events: those of all earlier attempts. Each took over what had been saved; what a kill threw away is in no sum. An
+    attempt that finds nothing begins at `started`.
+    """
+    began, saved, attempt, before = None, 0.0, 0.0, 0.0
+    for event in map(json.loads, events.read_text().splitlines()):
+        if event["event"] == "stage_started":
+            attempt, before = event["time"], saved
+        elif event["event"] == "saved":
+            began, saved = began or attempt, before + event["time"] - attempt
+    return (datetime.fromtimestamp(began, UTC) if began else started), saved
+
+
+def manifest(job: Job, stage: Stage, began: datetime, seconds: float) -> dict[str, Any]:
+    """What `manifest.json` says of how an artifact was made: from what, when, where and by which versions.
+
+    seconds: of the work that led to it, which are fewer than passed since it began where a run was stopped meanwhile.
+    """
+    device = _device(job.machine)
     return {
         "recipe": job.recipe,
         "stage": job.stage,
@@ -29,9 +49,9 @@ def manifest(job: Job, stage: Stage, started: datetime) -> dict[str, Any]:
         "seed": job.seed,
         "code": job.code,
         "commit": job.commit,
-        "started": started.isoformat(timespec="seconds"),
-        "finished": finished.isoformat(timespec="seconds"),
-        "seconds": round((finished - started).total_seconds(), 2),
+        "started": began.isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(seconds, 2),
         "device": device,
         "determinism": "bit-exact" if device == "cpu" else "statistical",
         "machine": job.machine.model_dump(mode="json", exclude={"store"}),

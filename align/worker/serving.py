@@ -26,7 +26,7 @@ from align.stage import Context, Stage, seed_of
 from align.store import Artifact, Store
 from align.worker.inputs import Inputs, Pending, as_it_is, found, known_as, lightened_for, standing_in
 from align.worker.job import Job
-from align.worker.manifest import manifest
+from align.worker.manifest import kept, manifest
 from align.worker.process import clear_memory, join_ranks, logged, open_lines, printing_to, seed_all
 
 
@@ -113,6 +113,7 @@ class Worker:
     def _make(self, job: Job, store: Store) -> Artifact:
         work, started = store.workspace(job.key), datetime.now(UTC)
         with printing_to(job.log()), open_lines(work / "events.jsonl") as lines:
+            began, before = kept(work / "events.jsonl", started)
 
             def emit(event: str, **values: Any) -> None:
                 print(json.dumps(self._send(job, event, **values), default=_plain), file=lines, flush=True)
@@ -121,7 +122,8 @@ class Worker:
             stage, metrics = self._compute(job, emit)
         for name in (job.log().name, "events.jsonl"):
             shutil.copyfile(work / name, work / "out" / name)
-        return store.commit(job.key, stage.makes, metrics, manifest(job, stage, started))
+        seconds = before + (datetime.now(UTC) - started).total_seconds()
+        return store.commit(job.key, stage.makes, metrics, manifest(job, stage, began, seconds))
 
     def _compute(self, job: Job, emit: Callable[..., None]) -> tuple[Stage, dict[str, float]]:
         stage, context = self._prepare(job, emit)

@@ -1,6 +1,7 @@
 """Work that goes on where a killed run left it."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -18,7 +19,8 @@ def ctx(tmp_path):
 
 
 def test_finished_chunks_are_read_and_the_rest_is_made(ctx):
-    made = []
+    made, events = [], []
+    ctx = replace(ctx, emit=lambda event, **values: events.append(event))
 
     def make(chunk):
         if 6 in chunk:
@@ -29,6 +31,7 @@ def test_finished_chunks_are_read_and_the_rest_is_made(ctx):
     with pytest.raises(RuntimeError):
         in_chunks(ctx, "counting", range(8), 3, make)
     assert made == [0, 1, 2, 3, 4, 5]
+    assert events == ["progress", "saved", "progress", "saved", "progress"]
     file = ctx.work / "counting.jsonl"
     file.write_bytes(file.read_bytes() + b'{"item": 6')  # killed while it wrote
     again = []

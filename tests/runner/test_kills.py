@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -58,6 +60,22 @@ def test_a_killed_run_takes_its_worker_along_and_the_next_goes_on(toy: Toy, monk
         toy.until(lambda: not lives(worker))
     assert toy.run().states == {"a": "cached", "b": "finished", "c": "finished"}
     assert toy.trace == ALL
+
+
+def test_the_time_of_what_a_kill_left_counts_and_the_time_of_what_it_took_does_not(toy: Toy, monkeypatch) -> None:
+    monkeypatch.setenv("FAULT", "kill:a")
+    toy.run(until="a")
+    file = toy.store.work(key_of(toy, "a")) / "events.jsonl"
+    events = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [event["event"] for event in events] == ["stage_started", "saved", "step", "saved", "step"]
+    events[0]["time"] -= 5000  # as if the first two steps had taken so long
+    events.append(events[-1] | {"step": 3, "time": events[-1]["time"] + 7000})  # not saved
+    file.write_text("".join(json.dumps(event) + "\n" for event in events))
+    made = toy.run(until="a").artifacts["a"].manifest
+    (finished,) = toy.told("stage_finished")
+    assert 5000 <= made["seconds"] < 5060
+    assert finished["seconds"] == made["seconds"]
+    assert datetime.fromisoformat(made["started"]).timestamp() == int(events[0]["time"])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

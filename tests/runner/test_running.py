@@ -49,7 +49,7 @@ def test_a_manifest_says_what_made_it(toy: Toy) -> None:
     assert manifest["device"] == "cpu" and manifest["determinism"] == "bit-exact"
     assert set(manifest["files"]) == {"records.jsonl", "log.txt", "events.jsonl"}
     events = [json.loads(line) for line in (made["b"].path / "events.jsonl").read_text().splitlines()]
-    assert [e["event"] for e in events] == ["stage_started"] + ["step"] * 4
+    assert [e["event"] for e in events] == ["stage_started"] + ["saved", "step"] * 4
     assert made["b"].damage() == []
 
 

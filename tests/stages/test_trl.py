@@ -150,6 +150,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(stage, context, artifacts, pa
     with pytest.raises(Interrupted, match="after step 2 of 4"):
         kto.run(dataclasses.replace(ctx, stopping=lambda: len(steps(context)) >= 1))
     assert [path.name for path in complete(ctx.work / "checkpoints")] == ["checkpoint-2"]
+    assert [event["event"] for event in context.events].count("saved") == 2
     half = ctx.work / "checkpoints" / "checkpoint-3"  # as a kill in the middle of saving leaves it
     shutil.copytree(ctx.work / "checkpoints" / "checkpoint-2", half)
     (half / "model.safetensors").write_bytes(b"")

@@ -160,7 +160,10 @@ def test_a_half_written_checkpoint_does_not_count(tmp_path):
 
 
 def test_checkpoints_are_retained_as_told(tmp_path):
-    fit(context(tmp_path), learner(model()), next_token, trees(30), checkpoint=Checkpoint(every=1, keep=2))
+    events = []
+    ctx = context(tmp_path, emit=lambda event, **values: events.append(event))
+    fit(ctx, learner(model()), next_token, trees(30), checkpoint=Checkpoint(every=1, keep=2))
+    assert events == ["step", "saved"] * 7 + ["step"]
     kept = checkpoints.complete(tmp_path / "work" / "checkpoints")
     assert [path.name for path in kept] == ["step-00000006", "step-00000007"]
 

@@ -42,6 +42,7 @@ def test_a_stage_that_was_stopped_ends_with_the_same_bits(form, moment, inputs, 
         stage.run(dataclasses.replace(context(inputs), stopping=stopping))
     done = len(steps_of(context))
     assert done == steps
+    assert context.events[-1]["event"] == "saved"
     (saved,) = (ctx.work / "checkpoints").iterdir()
     state = json.loads((saved / "complete.json").read_text())["state"]
     assert state["scores"]["count"] == (8 * done if stage.normalize_rewards else 0)  # all replies so far
