@@ -32,7 +32,7 @@ def agreement(
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Replies with labels, 0 and 1.")],
     reward: Annotated[str, typer.Option(help="A rule, a card or a trained reward.")],
     threshold: Annotated[float, typer.Option(help="Scores above it are yes.")] = 0.5,
-    failures: Annotated[bool, typer.Option("--failures", help="List the replies that it gets wrong.")] = False,
+    failures: Annotated[bool, typer.Option("--failures", help="List the replies that it gets wrong, and why.")] = False,
     *,
     settings: Machine,
 ) -> None:
@@ -73,10 +73,13 @@ def _summary(file: str, reward: str, found: Labelled) -> Iterator[Text]:
 
 
 def _failures(found: Labelled) -> Iterator[Text]:
-    for record, score in found.failures:
+    for failure in found.failures:
+        record = failure.record
         head = " ".join(record.reply[-1].content.split())
         where = record.extra.get("id", record.id)
         label = record.extra.get("final_label", WORDS[int(record.score)])
-        yield Text(f"\n{where}: people say {label}, it says {number(score)}", style="yellow")
+        yield Text(f"\n{where}: people say {label}, it says {number(failure.score)}", style="yellow")
         yield Text(f"  asked:   {' '.join(record.prompt[-1].content.split())}")
         yield Text(f"  replied: {head[:HEAD]}{' ...' if len(head) > HEAD else ''}")
+        if failure.marks is not None:
+            yield Text(f"  marks:   {'; '.join(failure.marks) or 'none'}")

@@ -11,7 +11,7 @@ import numpy as np
 
 from align.errors import CheckError
 from align.records import Prompt, Rated
-from align.rewards.base import Reward
+from align.rewards.base import Reward, marks
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,25 @@ class Agreement:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """A reply on which a reward and people differ."""
+
+    record: Rated
+    score: float
+    """The reward's."""
+    marks: list[str] | None
+    """What in the reply the score goes by; None where the reward cannot say."""
+
+
+@dataclass(frozen=True)
 class Labelled:
     """A reward's yes and no beside people's."""
 
     agreement: Agreement
     counts: tuple[tuple[int, int], tuple[int, int]]
     """Replies by what people said, no or yes, and then by what the reward said."""
-    failures: list[tuple[Rated, float]]
-    """The replies on which the two differ, with the reward's score."""
+    failures: list[Failure]
+    """The replies on which the two differ."""
     unscored: int
     """Replies of which the reward says nothing; they are not counted."""
 
@@ -52,14 +63,15 @@ def with_labels(reward: Reward, records: Sequence[Rated], threshold: float) -> L
         raise CheckError(f"labels are 0 and 1 (false and true); that of {other.id} is {other.score:g}")
     asked = [Prompt(record.id, (*record.prompt, *record.reply[:-1]), record.extra) for record in records]
     scores = np.array(reward(asked, [record.reply[-1].content for record in records]), float)
-    known = [(r, score) for r, score in zip(records, scores.tolist(), strict=True) if not np.isnan(score)]
+    known = [found for found in zip(records, asked, scores.tolist(), strict=True) if not np.isnan(found[2])]
     said = {"people": {}, "reward": {}}
     counts, failures = [[0, 0], [0, 0]], []
-    for place, (record, score) in enumerate(known):
+    for place, (record, prompt, score) in enumerate(known):
         label, found = int(record.score), int(score > threshold)
         said["people"][str(place)], said["reward"][str(place)] = label, found
         counts[label][found] += 1
-        failures += [(record, score)] * (label != found)
+        if label != found:
+            failures.append(Failure(record, score, marks(reward, prompt, record.reply[-1].content)))
     if (made := agreement(said)) is None:
         raise CheckError(f"reward {reward.name!r} has nothing to say about any of {len(records)} replies")
     return Labelled(made, ((*counts[0],), (*counts[1],)), failures, len(records) - len(known))  # type: ignore[arg-type]

@@ -9,7 +9,8 @@ A reward maps prompts and replies to scores. The simplest is a rule, a function 
 
 In a plugin file beside the recipe that is all: `rewards: [shouting, {rule: shouting, options: {mark: "?"}}]`. The
 arguments after the reply are its options, checked by their annotations; one of type `Path` is a file relative to the
-recipe, and its content is part of the stage's key.
+recipe, and its content is part of the stage's key. A rule that can say what decided has a second function of the same
+arguments, `@reward("shouting", marks=shouts)`, which returns a line for each thing that it found in the reply.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ class Rule(Named):
     given = 2
     better: Better = "higher"
     options: Mapping[str, Any] = field(default_factory=dict)
+    marks: Callable[..., list[str]] | None = None
+    """Of the same arguments: what in the reply its score goes by, in words."""
 
     def __call__(self, prompts: Sequence[Prompt], replies: Sequence[str]) -> list[float]:
         return [float(self.function(p, r, **self.options)) for p, r in zip(prompts, replies, strict=True)]
@@ -69,10 +72,12 @@ REWARDS: Registry[Rule] = Registry(
 )
 
 
-def reward(name: str, better: Better = "higher") -> Callable[[Callable[..., float]], Rule]:
+def reward(
+    name: str, better: Better = "higher", marks: Callable[..., list[str]] | None = None
+) -> Callable[[Callable[..., float]], Rule]:
     """Registers a function `(prompt, reply, options...) -> score` as the rule that recipes call `name`."""
 
-    return lambda function: REWARDS.add(name, Rule(name, function, better), function)
+    return lambda function: REWARDS.add(name, Rule(name, function, better, marks=marks), function)
 
 
 class Graded(Config):
@@ -208,6 +213,15 @@ class Scaled:
     def __call__(self, prompts: Sequence[Prompt], replies: Sequence[str]) -> list[float]:
         low, high = self.clip or (float("-inf"), float("inf"))
         return [min(max(score * self.scale, low), high) for score in self.reward(prompts, replies)]
+
+
+def marks(reward: Reward, prompt: Prompt, reply: str) -> list[str] | None:
+    """What in a reply a reward's score goes by, in words; None where the reward cannot say."""
+    while isinstance(reward, Scaled):
+        reward = reward.reward
+    if not isinstance(reward, Rule) or reward.marks is None:
+        return None
+    return reward.marks(prompt, reply, **reward.options)
 
 
 def load(wanted: RewardRef | RewardSpec, ctx: Context) -> Reward:

@@ -72,7 +72,7 @@ def test_a_reward_beside_the_labels_of_people():
     records = [rated("NO", 1), rated("Yes", 1), rated("OH", 0), rated("ah", 0), rated("eh", 0), rated("?", 1)]
     found = with_labels(loud, records, 0.5)
     assert found.counts == ((2, 1), (1, 1)) and found.unscored == 1
-    assert [(record.id, score) for record, score in found.failures] == [("Yes", 0.0), ("OH", 1.0)]
+    assert [(f.record.id, f.score, f.marks) for f in found.failures] == [("Yes", 0.0, None), ("OH", 1.0, None)]
     assert found.agreement.n == 5 and found.agreement.same == 0.6
     assert found.agreement.value == pytest.approx(cohens_kappa([[2, 1], [1, 1]]).kappa)
     assert with_labels(loud, records, 1.0).counts == ((3, 0), (2, 0)), "only above the threshold is yes"
