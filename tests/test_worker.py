@@ -20,7 +20,7 @@ import pytest
 from align.machine import Machine
 from align.worker.job import Input, Job
 from align.worker.manifest import kept
-from align.worker.process import open_lines
+from align.worker.process import PATIENCE, open_lines
 
 STAGES = '''
 """Stages that show what a worker does around them."""
@@ -281,3 +281,18 @@ def test_an_attempt_goes_on_from_what_was_saved(tmp_path: Path) -> None:
     events = [found for start, rest in attempts for found in [("stage_started", start), *rest.items()]]
     path.write_text("".join(json.dumps({"event": name, "time": time}) + "\n" for name, time in events))
     assert kept(path, now) == (datetime.fromtimestamp(100, UTC), 15.0)
+
+
+def test_ranks_wait_for_one_another_as_long_as_it_takes() -> None:
+    """Rank 0 alone may compute for hours; the defaults are ten minutes for NCCL and thirty for gloo."""
+    asked = """
+import torch
+from align.machine import Machine
+from align.worker.process import join_ranks
+
+join_ranks(Machine(device="cpu"))
+print(torch.distributed.group.WORLD._get_backend(torch.device("cpu")).options._timeout.total_seconds())
+"""
+    rank = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    done = subprocess.run([sys.executable, "-c", asked], env=os.environ | rank, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1:] == [str(PATIENCE.total_seconds())], done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -12,7 +13,8 @@ def per_reply(values: Tensor, owner: Tensor, replies: int) -> Tensor:
 
 def lengths(owner: Tensor, replies: int) -> Tensor:
     """Scored tokens of each reply: (replies,) int64."""
-    return owner.bincount(minlength=replies)
+    # Not bincount, which on a GPU reads the largest value back first.
+    return owner.new_zeros(replies).index_add(0, owner, torch.ones_like(owner))
 
 
 def per_token(sums: Tensor, counts: Tensor) -> Tensor:

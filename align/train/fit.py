@@ -84,9 +84,9 @@ def fit(
             break
         stop = learner.any_rank(bool(ctx.stopping()))
         if stop or meter.save_due():
+            state["anchor"] = (state["best"] or {}).get("best_step")  # in the checkpoint, too: whoever goes on needs it
             checkpoints.save(folder, learner, state, checkpoint.keep)
             ctx.saved()
-            state["anchor"] = (state["best"] or {}).get("best_step")
         if stop:
             raise Interrupted(signal.SIGINT, f"stopped after step {learner.step} of {learner.steps}; it is saved")
     result = {name: value for name, value in state["last"].items() if name not in ("lr", "grad_norm")}

@@ -49,9 +49,8 @@ class Objective(Protocol):
 
 def next_token(model: nn.Module, batch: Batch) -> Loss:
     """Mean negative log-likelihood of the scored tokens, for pretraining and supervised fine-tuning."""
-    logp = model(batch).logp
-    count = logp.new_tensor(logp.numel())
-    return Loss(language.nll(logp).sum(), count)
+    losses = language.nll(model(batch).logp)
+    return Loss(losses.sum(), _count(losses))
 
 
 def bradley_terry(centering: float, margin: float = 0.0) -> Objective:

@@ -10,11 +10,16 @@ import random
 import sys
 import traceback
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import TextIO
 
 from align.errors import DependencyError
 from align.machine import Machine
+
+PATIENCE = timedelta(days=7)
+"""How long a rank waits for another. By default NCCL ends everything after ten minutes, while rank 0 computes what the
+reference says of all rows. A rank that died needs no such limit: the runner sees it and ends the others."""
 
 
 def seed_all(seed: int, torch_too: bool) -> None:
@@ -37,7 +42,7 @@ def join_ranks(machine: Machine) -> None:
     import torch
     from accelerate import PartialState
 
-    state = PartialState(cpu=machine.device == "cpu" or not torch.cuda.is_available())
+    state = PartialState(cpu=machine.device == "cpu" or not torch.cuda.is_available(), timeout=PATIENCE)
     if state.num_processes != int(os.environ["WORLD_SIZE"]):
         raise DependencyError(f"accelerate sees {state.num_processes} of {os.environ['WORLD_SIZE']} processes")
 

@@ -241,6 +241,35 @@ def test_going_on_keeps_the_best_of_before(tmp_path):
         assert torch.equal(p, dict(resumed.named_parameters())[name]), name
 
 
+def test_the_best_weights_of_a_checkpoint_outlive_a_second_kill(tmp_path):
+    """On a GPU a run that goes on is not the same to the bit: what was the best step of the checkpoint may stay so,
+    whatever was better after it the first time, and the time before."""
+
+    class Killed(BaseException):
+        pass
+
+    def run(losses, stop=9):
+        told = iter(losses)
+
+        def evaluate(objective, trees):
+            if (loss := next(told)) is None:
+                raise Killed
+            return {"loss": loss}
+
+        fitted = learner(model(), steps=8)
+        fitted.evaluate = evaluate
+        return fit(
+            context(tmp_path, stopping=lambda: fitted.step >= stop), fitted, next_token, trees(16),
+            checkpoint=Checkpoint(every=2), validation=Validation(every=1, keep="best"), held_out=trees(8),
+        )  # fmt: skip
+
+    with pytest.raises(Interrupted):
+        run([1.0, 0.9], stop=2)
+    with pytest.raises(Killed):
+        run([0.8, None])
+    assert run([1.0] * 6)["best_step"] == 2
+
+
 def test_cuda_that_is_not_there_is_refused():
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device here")

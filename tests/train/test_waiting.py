@@ -33,7 +33,7 @@ class Waits(TorchDispatchMode):
         indices = args[1] if name in ("index", "index_put", "index_put_") else ()
         if any(i is not None and i.dtype == torch.bool for i in indices):
             self.seen["mask"] += 1
-        elif name in ("_local_scalar_dense", "nonzero", "masked_select", "equal"):
+        elif name in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "bincount"):
             self.seen[name] += 1
         return func(*args, **(kwargs or {}))
 
