@@ -8,7 +8,8 @@ none, with the model's own after the last reply.
 
 Refused, because training on it goes silently wrong: a template that renders a prompt otherwise once a reply follows,
 replies that are not found in the rendered text, generation marks that leave out part of a reply, doubled BOS, and stop
-tokens within a reply.
+tokens within a reply. What is only read, as a reward model or a critic reads it, is never refused for a reply of which
+the template makes something else: policies write anything, and a single `</think>` would end a run.
 """
 
 from __future__ import annotations
@@ -44,6 +45,10 @@ DATE = "26 Jul 2024"
 ANCHORS = ("\n", ".", "a")
 CONTEXT = 64
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+
+class Rewritten(CheckError):
+    """The template makes something else of a reply's text, as Qwen3's does of thoughts that do not end as it wants."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +95,7 @@ class Chat:
 
     def begun(self, prompt: Messages, reply: str) -> list[int]:
         """Ids that follow `prompt(prompt)`: the reply without what ends one."""
-        ids = self.reply(prompt, (Message("assistant", reply),))
+        ids = self.heard(prompt, reply)
         while ids and ids[-1] in self.stop:
             ids = ids[:-1]
         return ids
@@ -104,6 +109,15 @@ class Chat:
         pieces = self.pieces(prompt + reply)
         start = next(n for n, piece in enumerate(pieces) if piece.turn is not None and piece.turn >= len(prompt))
         return [i for ids in self.encode(pieces[start:]) for i in ids]
+
+    def heard(self, prompt: Messages, reply: str) -> list[int]:
+        """The same of a reply that is only read: as it stands where the template makes something else of it, or of one
+        in the prompt. Raises CheckError where the template does so to any reply."""
+        try:
+            return self.reply(prompt, (Message("assistant", reply),))
+        except Rewritten:
+            self.reply((Message("user", "a"),), (Message("assistant", "a"),))
+            return [*self.further(reply.strip(), self._render(prompt, True)), self.stop[0]]
 
     def conversation(self, messages: Messages, supervised: Iterable[int] | None = None) -> tuple[list[int], list[bool]]:
         """Ids of a conversation up to its last reply, and which of them belong to supervised replies.
@@ -159,9 +173,12 @@ class Chat:
     # From messages to pieces of text.
 
     def prompt_pieces(self, messages: Messages) -> list[Piece]:
-        """Pieces of a prompt. Where it holds replies, they are cut out as they are in `pieces`."""
+        """Pieces of a prompt. Where it holds replies, they are cut out as they are in `pieces`, if they can be."""
         text = self._render(messages, True)
-        return self._cut(messages, text, None)
+        try:
+            return self._cut(messages, text, None)
+        except Rewritten:
+            return [Piece(text, None, "")]
 
     def pieces(self, messages: Messages) -> list[Piece]:
         """Pieces of a conversation, the last of which is its last reply."""
@@ -194,7 +211,7 @@ class Chat:
         content = content if self.raw else content.strip()
         first = at = text.find(content, begin)
         if first < 0 or not content:
-            raise CheckError("the template does not write the reply's text as it is")
+            raise Rewritten("the template does not write the reply's text as it is")
         while at >= 0:
             if ended := self._end.match(text, at + len(content)):
                 return ended.end()

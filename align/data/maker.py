@@ -16,7 +16,7 @@ from itertools import islice
 
 import numpy as np
 
-from align.data.chat import Chat, Piece
+from align.data.chat import Chat, Piece, Rewritten
 from align.data.convert import replies, supervised
 from align.data.tree import Reply, Tree
 from align.errors import CheckError, DataError
@@ -92,6 +92,9 @@ class _Leave(Exception):
 
 
 UNSPELLED = "with a reply that the tokenizer cannot spell"
+REWRITTEN = "with a reply that the template does not write as it is"
+REWRITTEN_LIMIT = 0.1
+"""The share of rows that may be left out for that; more, and the template is not made for such replies."""
 
 Masked = tuple[list[int], list[bool]]
 """The ids of a reply and which of them are scored."""
@@ -150,12 +153,17 @@ class Maker:
         self.account = Dropped()
         self.wrong: Counter[str] = Counter()
         self.first: dict[str, str] = {}
+        self.rewritten: Counter[str] = Counter()
 
     def make(self, records: Sequence[Record]) -> tuple[Rows, Dropped]:
         """Rows of all records, in their order. Raises CheckError that counts whatever cannot be trusted."""
         self.account.rows = len(records)
         for start in range(0, len(records), BATCH):
             self._batch(list(enumerate(records[start : start + BATCH], start)))
+        if self.rewritten.total() > REWRITTEN_LIMIT * len(records):
+            self.wrong += self.rewritten
+        elif self.rewritten:
+            self.account.reasons[REWRITTEN] = self.rewritten.total()
         if self.wrong:
             raise CheckError("; ".join(
                 f"{n} of {len(records)} rows: {why} (first: {self.first[why]})" for why, n in self.wrong.items()
@@ -189,7 +197,7 @@ class Maker:
         except _Leave as why:
             self.account.reasons[str(why)] += 1
         except CheckError as error:
-            self.wrong[str(error)] += 1
+            (self.rewritten if isinstance(error, Rewritten) else self.wrong)[str(error)] += 1
             self.first.setdefault(str(error), record.id)  # type: ignore[attr-defined]
 
     def _tree(self, draft: _Draft, parts: Iterator[list[int]]) -> Tree:

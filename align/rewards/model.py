@@ -15,7 +15,7 @@ from align.models.heads import Reward as RewardModel
 from align.models.heads import load_reward
 from align.models.preview import context_of
 from align.models.shared import Lodger
-from align.records import Message, Prompt
+from align.records import Prompt
 from align.rewards.base import Better
 from align.stage import Context
 from align.train.batching import token_budget
@@ -61,6 +61,5 @@ class TrainedReward:
     def _tree(self, prompt: Prompt, reply: str) -> Tree:
         chat = self.model.chat
         before = chat.prompt(prompt.prompt)
-        said = (Message("assistant", reply),)
-        ids = chat.reply(prompt.prompt, said) if reply.strip() else [self.model.contract.stop[0]]
+        ids = chat.heard(prompt.prompt, reply) if reply.strip() else [self.model.contract.stop[0]]
         return Tree(prompt.id, np.array(before, np.int32), (Reply(np.array(ids, np.int32)),))

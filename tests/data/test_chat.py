@@ -123,6 +123,33 @@ def test_a_template_that_does_not_write_the_reply_is_refused(tokenizer, end):
         Chat(tokenizer, template, (end,)).conversation(said("hi", "hello"))
 
 
+THOUGHTS = "{{ m['content'].split('</think>') | last }}"
+"""As Qwen3 and others leave thoughts out, wherever a reply holds their end."""
+
+
+@pytest.mark.parametrize("reply", ["so </think> 4", "</think>"])
+def test_a_reply_that_the_template_makes_something_else_of_is_read_as_it_stands(tokenizer, end, reply):
+    """Trained on it is not; a reward model and a critic must bear whatever a policy writes."""
+    template = tokenizer.chat_template.replace("{{ m['content'] }}", THOUGHTS)
+    chat = Chat(tokenizer, template, (end,))
+    with pytest.raises(CheckError, match="does not write the reply's text as it is"):
+        chat.conversation(said("hi", reply))
+    assert spelled(tokenizer, chat.heard(said("hi"), reply)) == f"{reply}<|im_end|>"
+    assert chat.heard(said("hi"), "hello") == chat.reply(said("hi"), said("", "hello")[1:])
+    rest = reply.partition("</think>")[2]
+    before = f"<s><|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n{rest}<|im_end|>\n<|im_start|>user\nwhy?"
+    going_on = said("hi", reply, "why?")
+    assert spelled(tokenizer, chat.prompt(going_on)) == f"{before}<|im_end|>\n<|im_start|>assistant\n"
+    assert spelled(tokenizer, chat.heard(going_on, "so.")) == "so.<|im_end|>"
+    assert spelled(tokenizer, chat.begun(going_on, "A")) == "A"
+
+
+def test_a_template_that_makes_something_else_of_any_reply_is_refused_for_reading_too(tokenizer, end):
+    template = tokenizer.chat_template.replace("{{ m['content'] }}", "{{ m['content'] | upper }}")
+    with pytest.raises(CheckError, match="does not write the reply's text as it is"):
+        Chat(tokenizer, template, (end,)).heard(said("hi"), "hello")
+
+
 def marked(inside: str) -> str:
     """ChatML with generation marks; `inside` is written for the assistant's turns."""
     return (

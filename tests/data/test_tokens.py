@@ -331,3 +331,16 @@ def test_few_replies_that_the_tokenizer_cannot_spell_are_left_out_and_many_are_r
     assert str(account) == "of 10 rows: 1 with a reply that the tokenizer cannot spell"
     with pytest.raises(CheckError, match=r"11\.1% of the rows have a reply with pieces that the tokenizer does not"):
         trees(rows[1:], chat, 100)
+
+
+def test_few_replies_that_the_template_rewrites_are_left_out_and_many_are_refused(tokenizer, end):
+    """One odd reply among thousands that a policy wrote must not stop a stage; a template that is not made for any is
+    not to be trained with."""
+    template = tokenizer.chat_template.replace("{{ m['content'] }}", "{{ m['content'].split('</think>') | last }}")
+    chat = Chat(tokenizer, template, (end,))
+    rows = [demo("hi", "hello")] * 9 + [demo("ho", "so </think> 4")]
+    kept, account = trees(rows, chat, 200)
+    assert len(kept) == 9
+    assert str(account) == "of 10 rows: 1 with a reply that the template does not write as it is"
+    with pytest.raises(CheckError, match=r"1 of 9 rows: .* not write the reply's text as it is \(first: ho\)"):
+        trees(rows[1:], chat, 200)

@@ -39,11 +39,11 @@ def judge(tmp_path_factory):
     return folder
 
 
-def scorer(judge, **machine):
+def scorer(judge, template="plain", **machine):
     context = SimpleNamespace(
         base=judge.parent, store=None, stage="it", machine=Machine(device="cpu", **machine), note=NOTES.append
     )
-    spec = RewardSpec.model_validate({"model": {"path": judge.name, "template": "plain"}, "name": "judge"})
+    spec = RewardSpec.model_validate({"model": {"path": judge.name, "template": template}, "name": "judge"})
     return load(spec, context)
 
 
@@ -63,6 +63,20 @@ def test_a_score_does_not_depend_on_what_is_scored_beside_it(judge):
     alone = [scorer(judge, max_tokens=16)([p], [r])[0] for p, r in zip(PROMPTS, REPLIES, strict=True)]
     assert together == pytest.approx(alone, abs=1e-5)
     assert len({round(score, 3) for score in together}) == 3
+
+
+def test_a_reply_that_the_template_rewrites_is_scored_as_it_stands(judge):
+    """Policies write anything: one `off` too many, which this template leaves out with all before it, ends no run."""
+    written = "{{ m['content'].split('off') | last }}"
+    turn = f"{{{{ m['role'] | capitalize }}}}: {written}{{% if m['role'] == 'assistant' %}} </s>{{% endif %}} "
+    ask = "{% if add_generation_prompt %}Assistant: {% endif %}"
+    (judge.parent / "thoughts.jinja").write_text(f"{{% for m in messages %}}{turn}{{% endfor %}}{ask}")
+    found = scorer(judge, "thoughts.jinja")([PROMPTS[0]] * 2, ["ran off sat", "sat"])
+    classifier = LlamaForSequenceClassification.from_pretrained(judge).eval()
+    for reply, score in zip(("ran off sat", "sat"), found, strict=True):
+        ids = [[WORDS.index(word) for word in f"User: the cat Assistant: {reply} </s>".split()]]
+        with torch.no_grad():
+            assert score == pytest.approx(classifier(torch.tensor(ids)).logits.item(), abs=1e-5)
 
 
 def test_a_reply_that_the_model_cannot_read_gets_no_score_and_is_told(judge):
