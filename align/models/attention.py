@@ -27,6 +27,8 @@ TOLERANCE = 1e-4
 FLEX = "flex_attention"
 SHORTEST = 1024
 """Tokens of the shortest row that FlexAttention is compiled for."""
+BLOCK = 128
+"""Tokens of a block of FlexAttention."""
 VOCABULARY = 128
 """Of a twin."""
 
@@ -75,14 +77,23 @@ def _dtype(backbone: Any) -> torch.dtype:
 
 
 def block_mask(until: Tensor) -> Any:
-    """The same visibility as a block mask of FlexAttention, which skips the blocks that nobody sees."""
-    from torch.nn.attention.flex_attention import create_block_mask
+    """The same visibility as a block mask of FlexAttention, which skips the blocks that nobody sees.
+
+    Tokens are seen by all up to an end, so the ends of a block's tokens say who sees it: no (T, T) mask is made.
+    """
+    from torch.nn.attention.flex_attention import BlockMask
 
     def seen(row: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return (k <= q) & (q < until[row, k])
 
-    rows, width = until.shape
-    return create_block_mask(seen, rows, None, width, width, device=str(until.device))
+    width = until.shape[1]
+    ends = pad(until, (0, -width % BLOCK)).unflatten(1, (-1, BLOCK))
+    first = torch.arange(0, width, BLOCK, device=until.device)
+    later = first[:, None] > first
+    some = (later & (ends.amax(-1)[:, None] > first[:, None])) | torch.eye(len(first), device=until.device).bool()
+    whole = later & (ends.amin(-1)[:, None] >= first[:, None] + BLOCK)  # (R, queries, keys)
+    blocks = [(kind.sum(-1), kind.int().argsort(descending=True, stable=True)) for kind in (some & ~whole, whole)]
+    return BlockMask.from_kv_blocks(*(x[:, None].int() for pair in blocks for x in pair), BLOCK, seen, (width, width))
 
 
 def prefer_flex(model: Any, device: torch.device | str, longest: int) -> bool:

@@ -20,8 +20,12 @@ from align.data.tree import Batch
 from align.errors import CheckError
 from align.models.attention import backbone_inputs
 
-CHUNK = 2**22
-"""Logits of one chunk: 16 MiB in float32."""
+CHUNK = 2**23
+"""Logits of one chunk on a CPU: 32 MiB in float32."""
+SHARE = 64
+"""Logits of one chunk on a GPU may take a 64th of its memory."""
+WIDE = 256
+"""From so many rows on products with a weight are no faster."""
 
 
 class Scored(NamedTuple):
@@ -67,6 +71,18 @@ class Projection:
         return squashed * (self.cap / self.temperature), (1 - squashed.square()) * slope
 
 
+def chunk(weight: Tensor) -> int:
+    """Rows of hidden states that are projected at once by a (V, D) weight, whose size their logits may reach.
+
+    Each chunk reads the weight and adds to its gradient, so a few rows of a large vocabulary take as long as many.
+    """
+    vocabulary, width = weight.shape
+    logits = CHUNK
+    if weight.is_cuda:
+        logits = torch.cuda.get_device_properties(weight.device).total_memory // (SHARE * 4)
+    return max(1, logits // vocabulary, min(width, WIDE))
+
+
 def _measured(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(n,) log-normalisers, log-probs of targets, and entropies of (n, V) logits."""
     lse = logits.logsumexp(-1)
@@ -96,7 +112,7 @@ class _Score(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden, weight, bias, target, projection: Projection, entropy: bool):
-        rows = max(1, CHUNK // weight.shape[0])
+        rows = chunk(weight)
         wide = torch.promote_types(hidden.dtype, torch.float32)
         logp, lse, spread = (hidden.new_empty(len(hidden), dtype=wide) for _ in range(3))
         kept = None
@@ -194,7 +210,7 @@ class LanguageModel(nn.Module):
     def ranked(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """(N,) log-probs of the scored tokens, and (N,) whether each is the likeliest in its place."""
         (weight, bias), projection = self._head(), Projection.of(self.model)
-        hidden, rows, made = self.before(batch).to(weight.dtype), max(1, CHUNK // weight.shape[0]), []
+        hidden, rows, made = self.before(batch).to(weight.dtype), chunk(weight), []
         for states, target in zip(hidden.split(rows), batch.target.split(rows), strict=True):
             logits, _ = projection.logits(states, weight, bias)
             logp = logits.gather(-1, target[:, None])[:, 0] - logits.logsumexp(-1)

@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+from torch.nn.functional import scaled_dot_product_attention
 
 from align.data.tree import Reply, Tree, collate
 from align.errors import CheckError
@@ -86,6 +89,39 @@ def test_block_masks_of_flex_attention_show_what_dense_masks_show(pairs: list[Tr
     index = [torch.arange(n).view([-1 if d == i else 1 for d in range(3)]) for i, n in enumerate((rows, width, width))]
     seen = mask.mask_mod(index[0], torch.tensor(0), index[1], index[2])
     assert torch.equal(seen, dense_mask(until, torch.float32)[:, 0] == 0)
+
+
+@pytest.mark.parametrize("size", [5, 256, 700])
+def test_blocks_of_flex_attention_are_those_that_torch_finds(size: int) -> None:
+    """Which are seen at all and which by all, where torch looks at every pair."""
+    until = _packed(size, seed=0)
+    rows, width = until.shape
+    mine = block_mask(until)
+    torchs = create_block_mask(lambda r, h, q, k: (k <= q) & (q < until[r, k]), rows, None, width, width, "cpu")
+    assert torch.equal(mine.to_dense(), torchs.to_dense())
+    for name in ("kv_num_blocks", "full_kv_num_blocks", "q_num_blocks", "full_q_num_blocks"):
+        assert torch.equal(getattr(mine, name), getattr(torchs, name)), name
+    assert mine.seq_lengths == torchs.seq_lengths
+
+
+def test_flex_attention_is_compiled_once_for_a_shape() -> None:
+    """Whatever trees a row holds."""
+    graphs = CompileCounter()
+    attend = torch.compile(flex_attention, backend=graphs)
+    for seed, size in enumerate((256, 256, 300, 256, 300, 300)):
+        until = _packed(size, seed)[:1]
+        states = torch.randn(1, 2, until.shape[1], 16, generator=torch.Generator().manual_seed(seed))
+        found = attend(states, states, states, block_mask=block_mask(until))
+        hidden = dense_mask(until, torch.float32)
+        torch.testing.assert_close(found, scaled_dot_product_attention(states, states, states, hidden))
+    assert graphs.frame_count == 2
+
+
+def _packed(size: int, seed: int) -> torch.Tensor:
+    """Visibilities of eight trees in rows of so many tokens."""
+    draw = np.random.default_rng(seed)
+    trees = [Tree(str(i), *_ids(draw, *draw.integers(size // 12, size // 7 + 1, 3))) for i in range(7)]
+    return collate([Tree("whole", *_ids(draw, size - 2, 1, 1)), *trees]).until
 
 
 def test_flex_attention_meets_few_shapes(tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,7 +84,7 @@ def test_score_is_exact_and_so_is_its_gradient(
     monkeypatch: pytest.MonkeyPatch, projection: Projection, entropy: bool
 ) -> None:
     """Against torch's own categorical distribution, and by finite differences, over chunks of two rows."""
-    monkeypatch.setattr(logprobs, "CHUNK", 22)
+    monkeypatch.setattr(logprobs, "chunk", lambda weight: 2)
     torch.manual_seed(0)
     hidden, weight, bias = (torch.randn(s, dtype=torch.double, requires_grad=True) for s in ((7, 5), (11, 5), (11,)))
     target = torch.randint(11, (7,))
@@ -108,7 +108,7 @@ def test_the_chunk_where_both_passes_meet_is_projected_once(
     monkeypatch: pytest.MonkeyPatch, rows: int, projected: int
 ) -> None:
     """Chunks of two rows. A second backward pass over the same graph projects again, and its gradient is the same."""
-    monkeypatch.setattr(logprobs, "CHUNK", 22)
+    monkeypatch.setattr(logprobs, "chunk", lambda weight: 2)
     calls: list[int] = []
     logits = Projection.logits
     monkeypatch.setattr(Projection, "logits", lambda self, *given: calls.append(1) or logits(self, *given))
@@ -128,7 +128,7 @@ def test_nothing_scored_is_no_error() -> None:
 
 def test_no_logits_outlive_their_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     """What autograd keeps for the backward pass is linear in tokens: no tensor has (tokens x vocabulary) numbers."""
-    monkeypatch.setattr(logprobs, "CHUNK", 4 * 1000)
+    monkeypatch.setattr(logprobs, "chunk", lambda weight: 4)
     hidden, weight = torch.randn(64, 8, requires_grad=True), torch.randn(1000, 8, requires_grad=True)
     kept: list[int] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
@@ -138,10 +138,17 @@ def test_no_logits_outlive_their_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_vocabulary_of_128_thousand_is_not_the_peak() -> None:
     """With gradients for all, no operation makes more numbers at once than a chunk of logits or the weights have."""
-    hidden, weight = torch.randn(320, 16, requires_grad=True), torch.randn(2**17, 16, requires_grad=True)
+    hidden, weight = torch.randn(320, 64, requires_grad=True), torch.randn(2**17, 64, requires_grad=True)
     with Largest() as largest:
         score(hidden, weight, None, torch.arange(320), Projection()).logp.sum().backward()
-    assert largest.numbers == logprobs.CHUNK == 2 * weight.numel() < 320 * 2**17 / 9
+    assert largest.numbers == logprobs.CHUNK == weight.numel() < 320 * 2**17 / 4
+
+
+def test_chunks_of_a_large_vocabulary_have_rows_enough() -> None:
+    """Of few rows, reading the weight again for each chunk would take most of the time."""
+    sizes = [(2**13, 128), (2**17, 64), (2**17, 200), (2**17, 2048), (2**30, 4096)]
+    rows = [logprobs.chunk(torch.empty(size, device="meta")) for size in sizes]
+    assert rows == [1024, 64, 200, logprobs.WIDE, logprobs.WIDE]
 
 
 def test_a_low_precision_policy_answers_in_float32(tiny: Callable[..., Any], pairs: list[Tree]) -> None:
