@@ -62,10 +62,11 @@ def agreement(
 
 def _summary(file: str, reward: str, found: Labelled) -> Iterator[Text]:
     held, unscored = found.agreement, f", {found.unscored:,} not scored" if found.unscored else ""
+    within = f" in {held.clusters:,} clusters" if held.clusters is not None else ""
     kappa = "not defined: all say the same"
     if held.value is not None and held.low is not None and held.high is not None:
         kappa = f"{held.value:.3f} [{held.low:.3f}, {held.high:.3f}]"
-    yield Text.assemble((Path(file).name, "bold"), f": {reward} and the labels of {held.n:,} replies{unscored}")
+    yield Text.assemble((Path(file).name, "bold"), f": {reward} and the labels of {held.n:,} replies{within}{unscored}")
     yield Text(f"  Cohen's kappa {kappa}; the same {held.same:.1%}")
     for label, counts in zip(WORDS, found.counts, strict=True):
         told = ", ".join(f"{count:,} times {word}" for word, count in zip(WORDS, counts, strict=True))

@@ -95,7 +95,8 @@ def show(outcome: Outcome, console: Console) -> None:
     lines = [f"\nvotes: {people}"]
     if agreed := found["agreement"]:
         value = "is undefined, all votes being alike" if agreed["value"] is None else f"{agreed['value']:.2f}"
-        lines.append(f"{agreed['measure']} {value}, n = {agreed['n']}")
+        within = "" if agreed["clusters"] is None else f" in {agreed['clusters']} clusters"
+        lines.append(f"{agreed['measure']} {value}, n = {agreed['n']}{within}")
     for row in found["win_rates"]:
         bounds = f" [{row['low']:.1%}, {row['high']:.1%}]" if "low" in row else ""
         lines.append(f"{row['policy']} preferred over {row['baseline']}: {row['rate']:.1%}{bounds}, n = {row['n']}")

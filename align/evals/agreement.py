@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from align.errors import CheckError
+from align.evals.clusters import places
+from align.evals.rates import effective, wilson_of
 from align.records import Prompt, Rated
 from align.rewards.base import Reward, marks
 
@@ -22,12 +24,14 @@ class Agreement:
     value: float | None
     """None where all judgements are the same one, so that chance would agree as well."""
     low: float | None
-    """95 % interval (asymptotic), of kappa only."""
+    """95 % interval, of kappa only."""
     high: float | None
     same: float
     """Share of pairs of judgements on the same thing that are equal."""
     n: int
     """Things that two or more have judged."""
+    clusters: int | None = None
+    """What they belong to, where there is less of that than things."""
 
 
 @dataclass(frozen=True)
@@ -63,51 +67,69 @@ def with_labels(reward: Reward, records: Sequence[Rated], threshold: float) -> L
         raise CheckError(f"labels are 0 and 1 (false and true); that of {other.id} is {other.score:g}")
     asked = [Prompt(record.id, (*record.prompt, *record.reply[:-1]), record.extra) for record in records]
     scores = np.array(reward(asked, [record.reply[-1].content for record in records]), float)
-    known = [found for found in zip(records, asked, scores.tolist(), strict=True) if not np.isnan(found[2])]
+    place, known = places([record.prompt for record in records]), np.flatnonzero(~np.isnan(scores)).tolist()
     said = {"people": {}, "reward": {}}
     counts, failures = [[0, 0], [0, 0]], []
-    for place, (record, prompt, score) in enumerate(known):
+    for i in known:
+        record, score = records[i], float(scores[i])
         label, found = int(record.score), int(score > threshold)
-        said["people"][str(place)], said["reward"][str(place)] = label, found
+        said["people"][str(i)], said["reward"][str(i)] = label, found
         counts[label][found] += 1
         if label != found:
-            failures.append(Failure(record, score, marks(reward, prompt, record.reply[-1].content)))
-    if (made := agreement(said)) is None:
+            failures.append(Failure(record, score, marks(reward, asked[i], record.reply[-1].content)))
+    if (made := agreement(said, {str(i): str(place[i]) for i in known})) is None:
         raise CheckError(f"reward {reward.name!r} has nothing to say about any of {len(records)} replies")
     return Labelled(made, ((*counts[0],), (*counts[1],)), failures, len(records) - len(known))  # type: ignore[arg-type]
 
 
-def agreement(judgements: Mapping[str, Mapping[str, int]]) -> Agreement | None:
+def agreement(
+    judgements: Mapping[str, Mapping[str, int]], clusters: Mapping[str, str] | None = None
+) -> Agreement | None:
     """Cohen's kappa of two raters, Krippendorff's alpha of more; None where no two have judged the same thing.
 
-    judgements: rater -> thing -> category. Raters need not have judged the same things.
+    judgements: rater -> thing -> category. Raters need not have judged the same things. clusters: thing -> what it
+    belongs to, such as its prompt; things that it does not know stand alone.
     """
     things: dict[str, list[int]] = {}
     for said in judgements.values():
         for thing, category in said.items():
             things.setdefault(thing, []).append(category)
-    shared = [categories for categories in things.values() if len(categories) > 1]
-    if not shared:
+    both = [thing for thing, categories in things.items() if len(categories) > 1]
+    if not both:
         return None
+    shared, belongs = [things[thing] for thing in both], [(clusters or {}).get(thing, thing) for thing in both]
+    groups = len(set(belongs)) if len(set(belongs)) < len(both) else None
     same = sum(map(_agreeing, shared)) / sum(len(said) * (len(said) - 1) for said in shared)
     if len(judgements) > 2:
-        return Agreement("Krippendorff's alpha", krippendorff_alpha(shared), None, None, same, len(shared))
+        return Agreement("Krippendorff's alpha", krippendorff_alpha(shared), None, None, same, len(both), groups)
     first, second = judgements.values()
-    both = [thing for thing in first if thing in second]
-    value, low, high = cohen_kappa([first[thing] for thing in both], [second[thing] for thing in both])
-    return Agreement("Cohen's kappa", value, low, high, same, len(shared))
+    place = np.unique(belongs, return_inverse=True)[1]
+    value, low, high = cohen_kappa([first[thing] for thing in both], [second[thing] for thing in both], place)
+    return Agreement("Cohen's kappa", value, low, high, same, len(both), groups)
 
 
-def cohen_kappa(first: Sequence[int], second: Sequence[int]) -> tuple[float | None, float | None, float | None]:
-    """(kappa, low, high) of two raters' categories of the same things, with the asymptotic 95 % interval."""
-    from statsmodels.stats.inter_rater import cohens_kappa, to_table
+def cohen_kappa(
+    first: Sequence[int], second: Sequence[int], place: np.ndarray
+) -> tuple[float | None, float | None, float | None]:
+    """(kappa, low, high) of two raters' categories of the same things; None where all are one category.
 
-    if len({*first, *second}) < 2:
+    place: (n,) the number of the cluster that each thing belongs to. The 95 % interval is Wilson's of the share on
+    which the two differ, which is what kappa lacks to 1 in units of chance. Its n gives the clustered variance of kappa
+    (delta method: Fleiss, Cohen and Everitt, Psychological Bulletin 72, 1969), but is at most that of the share.
+    """
+    categories, found = np.unique([first, second], return_inverse=True)
+    if len(categories) < 2:
         return None, None, None
-    with np.errstate(invalid="ignore"):  # of a test statistic that nobody asks for
-        found: Any = cohens_kappa(to_table(list(zip(first, second, strict=True)))[0])
-    low, high = max(-1.0, float(found.kappa_low)), min(1.0, float(found.kappa_upp))
-    return float(found.kappa), low, high
+    one, other = found.reshape(2, -1)
+    same, n = (one == other).astype(float), len(one)
+    ones, others = (np.bincount(said, minlength=len(categories)) / n for said in (one, other))
+    room = 1 - float(ones @ others)  # what chance leaves
+    pulls = (same - same.mean()) / room - (1 - same.mean()) * (others[one] + ones[other] - 2 * (1 - room)) / room**2
+    if pulls.std() < 1e-9:  # rounding
+        pulls = np.zeros(n)
+    worth = min(1.0, same.var() / (room**2 * pulls.var())) if pulls.any() and same.var() else 1.0
+    low, high = wilson_of(1 - float(same.mean()), worth * effective(pulls, place))
+    return 1 - (1 - float(same.mean())) / room, max(-1.0, 1 - high / room), 1 - low / room
 
 
 def krippendorff_alpha(things: Sequence[Sequence[int]]) -> float | None:

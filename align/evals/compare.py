@@ -28,7 +28,7 @@
                  judge's server declined. `position_bias` (the mean probability of the first place, minus a half),
                  `agreement_of_orders` (share of pairs with one opinion in both orders) and `length` (what the longer
                  reply wins) are {value, low, high, n} or null; `self` is the contestant that judges, or null; `human`
-                 {kappa, low, high, same, n} its agreement with people, or null
+                 {kappa, low, high, same, n, clusters} its agreement with people, or null
     best_of      policy -> [{n, metric, value, low, high, kl, kl_per_token}]: each reward of the reply that the first
                  reward likes best among n; `kl` is an upper bound on the distance to the policy itself in nats a reply
     brittleness  policy -> transformation -> metric -> {difference, low, high, n}: how far a score moves where the

@@ -18,6 +18,7 @@ from align.data import read
 from align.data.files import write_rows
 from align.evals import power
 from align.evals.agreement import cohen_kappa
+from align.evals.clusters import places
 from align.evals.judges import PairJudge
 from align.evals.opinions import Bench, Contest, Opinions, contest
 from align.evals.ratings import ratings
@@ -113,9 +114,13 @@ def agreement(bench: Bench, pairs: Sequence[Preference]) -> dict[str, Any]:
     people = np.array([(pair.label - 0.5) * (-1 if turn else 1) for pair, turn in zip(pairs, turned, strict=True)])
     known = ~np.isnan(opinions)
     theirs, ours = (np.sign(said[known]).astype(int).tolist() for said in (people, opinions))
-    kappa, low, high = cohen_kappa(theirs, ours)
-    same = float(np.mean(np.equal(theirs, ours))) if theirs else None
-    return {"kappa": kappa, "low": low, "high": high, "same": same, "n": len(theirs)}
+    place = places([pair.prompt for pair in pairs])[known]
+    kappa, low, high = cohen_kappa(theirs, ours, place)
+    same, clusters = float(np.mean(np.equal(theirs, ours))) if theirs else None, len(set(place.tolist()))
+    return {
+        "kappa": kappa, "low": low, "high": high, "same": same, "n": len(theirs),
+        "clusters": clusters if clusters < len(theirs) else None,
+    }  # fmt: skip
 
 
 def itself(ctx: Context, judge: Reference, policies: Mapping[str, Any]) -> str | None:

@@ -80,7 +80,10 @@ def _judges(found: Mapping[str, Any]) -> Section:
 
 
 def _kappa(human: Mapping[str, Any] | None) -> str:
-    return "" if human is None or human["kappa"] is None else f"{_interval(human, 'kappa')}, n = {human['n']}"
+    if human is None or human["kappa"] is None:
+        return ""
+    within = f" in {human['clusters']} clusters" if human["clusters"] is not None else ""
+    return f"{_interval(human, 'kappa')}, n = {human['n']}{within}"
 
 
 def _ratings(found: Mapping[str, Any]) -> Section:

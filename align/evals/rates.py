@@ -23,10 +23,14 @@ def wilson(right: np.ndarray, place: np.ndarray | None = None) -> tuple[float, f
 
     One cluster alone tells nothing.
     """
-    n = len(right) if place is None else effective(right - right.mean(), place)
+    return wilson_of(float(right.mean()), len(right) if place is None else effective(right - right.mean(), place))
+
+
+def wilson_of(share: float, n: float) -> tuple[float, float]:
+    """The same of a share of n things that stand alone."""
     if not n:
         return 0.0, 1.0
-    found: Any = proportion_confint(float(right.mean()) * n, n, 1 - LEVEL, method="wilson")
+    found: Any = proportion_confint(share * n, n, 1 - LEVEL, method="wilson")
     return float(found[0]), float(found[1])
 
 

@@ -281,7 +281,8 @@ function agreementOf(found) {
   const bounds = found.low === null ? "" : ` [${found.low.toFixed(2)}, ${found.high.toFixed(2)}]`;
   const value = found.value === null ? "says nothing where all votes are alike" : `${found.value.toFixed(2)}${bounds}`;
   const same = `${Math.round(100 * found.same)} % of votes on the same pair are equal`;
-  return `${found.measure} ${value}; ${same}, n = ${found.n}.`;
+  const within = found.clusters === null ? "" : ` in ${found.clusters} clusters`;
+  return `${found.measure} ${value}; ${same}, n = ${found.n}${within}.`;
 }
 
 function winRate(row) {

@@ -13,7 +13,8 @@ import yaml
 from align.data import write
 from align.disk import write_json
 from align.evals.agreement import agreement
-from align.records import Demonstration, Message, Preference, prompt_id
+from align.evals.clusters import clusters
+from align.records import Demonstration, Message, Preference, Prompt, prompt_id
 from align.stage import seed_of
 from align.web.items import Item, Reply
 from align.web.votes import Log, Vote
@@ -88,8 +89,9 @@ def win_rates(votes: Sequence[Vote]) -> list[dict[str, Any]]:
         row = {"metric": "people", "policy": one, "baseline": other, "n": len(prompts),
                "win": said.count(1), "tie": said.count(0.5), "loss": said.count(0)}  # fmt: skip
         measure = Measure.of_means(tuple(prompts), np.array([np.mean(values) for values in prompts.values()]))
+        measure = measure.within(_conversations(votes))
         row["rate"] = measure.value
-        if len(prompts) > 1:
+        if measure.units > 1:
             bounds = interval(measure, seed_of(0, "people"), share=True)
             row |= {"low": bounds.low, "high": bounds.high}
         made.append(row)
@@ -102,7 +104,7 @@ def judgements(votes: Sequence[Vote]) -> dict[str, dict[str, int]]:
     for vote in votes:
         for first, second in combinations(range(len(vote.ranks or ())), 2):
             said = round(2 * _value(vote.ranks or (), first, second)) - 1
-            made.setdefault(vote.annotator, {})[f"{vote.item.id}/{first}/{second}"] = said
+            made.setdefault(vote.annotator, {})[_named(vote.item, first, second)] = said
     return made
 
 
@@ -115,7 +117,7 @@ def summary(votes: Sequence[Vote], ties: Ties) -> dict[str, Any]:
         counts["skipped"] += vote.ranks is None and vote.correction is None
         counts["corrections"] += vote.correction is not None
         counts["flagged"] += vote.flagged
-    found = agreement(judgements(votes))
+    found = agreement(judgements(votes), _belonging(votes))
     return {
         "annotators": people,
         "agreement": asdict(found) if found else None,
@@ -162,6 +164,25 @@ class Outcome:
         found = summary(self.log.standing(), self.ties)
         write_json(self.folder / "results.json", found)
         return found
+
+
+def _conversations(votes: Sequence[Vote]) -> dict[str, str]:
+    """Id of a prompt -> id of the first of its conversation; nothing where all stand alone."""
+    return clusters([Prompt(vote.item.record, vote.item.prompt) for vote in votes])
+
+
+def _belonging(votes: Sequence[Vote]) -> dict[str, str]:
+    """Pair of replies, as in `judgements` -> the prompt or conversation that it is about."""
+    talks = _conversations(votes)
+    return {
+        _named(vote.item, *pair): talks.get(asked, asked)
+        for vote in votes for asked in [prompt_id(vote.item.prompt)]
+        for pair in combinations(range(len(vote.item.replies)), 2)
+    }  # fmt: skip
+
+
+def _named(item: Item, first: int, second: int) -> str:
+    return f"{item.id}/{first}/{second}"
 
 
 def _unflagged(votes: Sequence[Vote]) -> list[Vote]:

@@ -17,7 +17,7 @@ def test_failures_are_listed_with_what_people_say(align, tmp_path, monkeypatch):
         table.writerow(("id", "prompt", "completion", "final_label"))
         table.writerows((f"v2-{i}", *row) for i, row in enumerate(ROWS))
     told = align("agreement", "replies.csv", "--reward", "refusal").out
-    assert "Cohen's kappa 0.000 [-0.980, 0.980]; the same 50.0%" in told
+    assert "Cohen's kappa 0.000 [-0.700, 0.700]; the same 50.0%" in told
     assert "where people say yes, it says 1 times no, 1 times yes" in told and "v2-" not in told
     listed = align("agreement", "replies.csv", "--reward", "refusal", "--failures").out.replace(told, "")
     assert listed.split("\n\n")[0].strip().splitlines() == [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -139,7 +140,11 @@ def test_agreement_with_people_is_kappa_whatever_the_order_of_the_records(held):
     # give (2 x 4 + 1 x 2 + 3 x 0) / 36 = 10 / 36.
     assert found["kappa"] == pytest.approx((18 - 10) / (36 - 10))
     assert found["n"] == 6 and found["same"] == 0.5
-    assert found["low"] < found["kappa"] < found["high"]
+    assert found["low"] < found["kappa"] < found["high"] and found["clusters"] is None
+    turns = [replace(one, prompt=(*human[0].prompt, *human[0].chosen, *one.prompt)) for one in human[1:]]
+    talk = held(Leaning(0.1), samples, human=[human[0], *turns])["judges"]["judge"]["human"]
+    assert talk["kappa"] == found["kappa"] and (talk["clusters"], talk["high"]) == (1, 1)
+    assert talk["low"] == pytest.approx(1 - 36 / 26), "nothing is known, but what chance agrees on"
 
 
 def test_nobody_is_asked_twice_if_a_key_names_the_judge(held):

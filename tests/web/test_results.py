@@ -13,7 +13,7 @@ from align.data.convert import replies
 from align.web.items import Item
 from align.web.results import Outcome, demonstrations, judgements, preferences, summary, win_rates
 from align.web.votes import Log, Vote
-from tests.web.conftest import item
+from tests.web.conftest import item, say
 
 PAIR, TRIPLE = item("a?", "x", "y"), item("b?", "x", "y", "z")
 
@@ -108,6 +108,19 @@ def test_agreement_is_on_pairs_of_replies_whatever_the_screen_showed():
     assert (said["n"], said["same"]) == (4, 0.5)  # x-y twice; x-z and y-z
     # By hand: ann says 1, 0, 1, 1 and bob 1, -1, 0, 1, so chance is 3/4 * 2/4 + 1/4 * 1/4 = 7/16.
     assert said["value"] == pytest.approx((0.5 - 7 / 16) / (1 - 7 / 16))
+
+
+def test_turns_of_one_conversation_are_one_observation():
+    """Ten conversations of two turns, whose votes agree: no surer than ten prompts."""
+    first = [item(f"{i}?", "x", "y") for i in range(10)]
+    more = [replace(one, prompt=(*one.prompt, *say("a", "assistant"), *say("b"))) for one in first]
+    halves = [[(0, 1), (1, 0)][i % 2] for i in range(10)] * 2
+    votes = [vote(ranks, on, by) for by in ("ann", "bob") for ranks, on in zip(halves, first + more, strict=True)]
+    found, alone = (summary(cast, "drop") for cast in (votes, [v for v in votes if v.item in first]))
+    assert (found["agreement"]["n"], found["agreement"]["clusters"], alone["agreement"]["clusters"]) == (20, 10, None)
+    assert found["agreement"]["low"] <= alone["agreement"]["low"]
+    (row,), (of_ten,) = found["win_rates"], alone["win_rates"]
+    assert row["n"] == 20 and row["low"] <= of_ten["low"]
 
 
 def test_the_lines_for_a_recipe_read_what_was_exported(tmp_path):

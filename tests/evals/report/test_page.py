@@ -49,9 +49,9 @@ def test_it_says_the_verdict_first(page):
 def test_it_says_how_far_judges_can_be_trusted(material, page):
     value = {"value": 0.1, "low": 0.05, "high": 0.15, "n": 40}
     told = {"pairs": 40, "unread": 1, "position_bias": value, "agreement_of_orders": None, "length": value}
-    told |= {"human": {"kappa": 0.6, "low": 0.4, "high": 0.8, "n": 30}}
+    told |= {"human": {"kappa": 0.6, "low": 0.4, "high": 0.8, "n": 30, "clusters": 12}}
     text, _ = page(replace(material, found=material.found | {"judges": {HOSTILE: told}}))
-    assert "How far the judges can be trusted" in text and "0.6 [0.4, 0.8], n = 30" in text
+    assert "How far the judges can be trusted" in text and "0.6 [0.4, 0.8], n = 30 in 12 clusters" in text
     assert "alert(1)</script>" not in text
     assert "How far the judges" not in page()[0]
 
