@@ -66,6 +66,8 @@ class Gate(Stage):
     ppo, does not run otherwise.
 
     `{stage: gate, reward: $reward, data: $tests, least: {accuracy: 0.65, length_lead: 0.02}, most: {brier: 0.2}}`
+
+    What lets a policy pass by a comparison is the `gate:` of a group, of one round if need be.
     """
 
     name = "gate"
