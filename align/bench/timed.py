@@ -27,10 +27,11 @@ class TimedGenerator:
         return self.generator.policy.chat.prompt(messages)  # type: ignore[attr-defined]
 
     def generate(
-        self, prompts: Sequence[Messages], sampling: Sampling, seed: int, progress: Progress | None = None
-    ) -> list[Completion]:
+        self, prompts: Sequence[Messages], sampling: Sampling, seed: int, progress: Progress | None = None,
+        until: Sequence[str] = (),
+    ) -> list[Completion]:  # fmt: skip
         with self.clock.running():
-            made = self.generator.generate(prompts, sampling, seed, progress)
+            made = self.generator.generate(prompts, sampling, seed, progress, until)
         self.written += [(prompts[completion.prompt], completion) for completion in made]
         return made
 

@@ -46,9 +46,13 @@ class Generator(Protocol):
     """Answers prompts: a model in this process, a server, or a test double."""
 
     def generate(
-        self, prompts: Sequence[Messages], sampling: Sampling, seed: int, progress: Progress | None = None
-    ) -> list[Completion]:
-        """`sampling.n` completions a prompt, ordered by prompt and reply index."""
+        self, prompts: Sequence[Messages], sampling: Sampling, seed: int, progress: Progress | None = None,
+        until: Sequence[str] = (),
+    ) -> list[Completion]:  # fmt: skip
+        """`sampling.n` completions a prompt, ordered by prompt and reply index.
+
+        until: nobody wants a reply beyond the first of these texts. It may end there or later: `cut` it.
+        """
         ...
 
     def choose(
@@ -59,6 +63,12 @@ class Generator(Protocol):
         A row is NaN where the answer could not be read: an answer is never guessed.
         """
         ...
+
+
+def cut(text: str, until: Sequence[str]) -> str:
+    """A text before the first of others that is complete in it; wherever it goes on from there, it is the same."""
+    complete = [(at + len(end), at) for end in until if (at := text.find(end)) >= 0]
+    return text[: min(complete)[1]] if complete else text
 
 
 def uniforms(seed: int, prompt: Messages, index: int, count: int) -> np.ndarray:

@@ -18,6 +18,8 @@ from align.stage import seed_of
 from align.store import Store
 
 TOP_LOGPROBS = 20
+STOPS = 4
+"""Texts that end a reply, at most: more are an error at OpenAI."""
 CHOICE_TOKENS = 16
 """A choice may begin with a bracket or a line break, so one token isn't enough."""
 MASS = 0.5
@@ -35,12 +37,14 @@ class EndpointGenerator:
         self._logprobs = True
 
     def generate(
-        self, prompts: Sequence[Messages], sampling: Sampling, seed: int, progress: Progress | None = None
-    ) -> list[Completion]:
+        self, prompts: Sequence[Messages], sampling: Sampling, seed: int, progress: Progress | None = None,
+        until: Sequence[str] = (),
+    ) -> list[Completion]:  # fmt: skip
         rows = [(i, j) for i in range(len(prompts)) for j in range(sampling.n)]
         drawn: dict[str, Any] = {"temperature": sampling.temperature, "max_tokens": sampling.max_new_tokens}
         drawn |= {"top_p": sampling.top_p} if sampling.top_p < 1 else {}
         drawn |= {"top_k": sampling.top_k} if sampling.top_k else {}
+        drawn |= {"stop": list(until[:STOPS])} if until else {}
         bodies = [
             self._body(prompts[i], drawn | {"seed": seed_of(seed, prompt_id(prompts[i]), j)}) for i, j in rows
         ]  # fmt: skip

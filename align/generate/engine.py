@@ -37,8 +37,9 @@ class Engine(ABC):
         return self._reader.choose(questions, options, progress)
 
     def generate(
-        self, prompts: Sequence[Messages], sampling: Sampling, seed: int, progress: Progress | None = None
-    ) -> list[Completion]:
+        self, prompts: Sequence[Messages], sampling: Sampling, seed: int, progress: Progress | None = None,
+        until: Sequence[str] = (),
+    ) -> list[Completion]:  # fmt: skip
         """Raises TrainingError where the engine and the policy disagree about the first reply."""
         asked = prompts_of(self.policy, prompts, sampling.max_new_tokens)
         if not asked:

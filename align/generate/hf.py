@@ -28,7 +28,7 @@ from align.generate.choices import choose
 from align.generate.prefix import Prefixes, keeps_all
 from align.generate.slots import Slots, fit
 from align.generate.state import Reader, Row, State, joined
-from align.generate.tokens import completion, prompts_of, truncated
+from align.generate.tokens import completion, ending, prompts_of, truncated
 from align.models.attention import decoding, layout_for
 from align.records import Messages
 
@@ -52,10 +52,12 @@ class HFGenerator:
         self._prefixes = Prefixes() if keep and keeps_all(policy.model) else None
 
     def generate(
-        self, prompts: Sequence[Messages], sampling: Sampling, seed: int, progress: Progress | None = None
-    ) -> list[Completion]:
+        self, prompts: Sequence[Messages], sampling: Sampling, seed: int, progress: Progress | None = None,
+        until: Sequence[str] = (),
+    ) -> list[Completion]:  # fmt: skip
+        ended = ending(self.policy, until) if until else None
         rows = [
-            Row(i, j, ids, limit, uniforms(seed, prompts[i], j, limit if sampling.temperature else 0))
+            Row(i, j, ids, limit, uniforms(seed, prompts[i], j, limit if sampling.temperature else 0), ended)
             for i, (ids, limit) in enumerate(prompts_of(self.policy, prompts, sampling.max_new_tokens))
             for j in range(sampling.n)
         ]
@@ -71,7 +73,7 @@ class HFGenerator:
                             progress(sum(row.done for row in rows), len(rows))
         finally:
             model.train(training)
-        return [completion(self.policy, row.prompt, row.index, row.ids, row.logps) for row in rows]
+        return [completion(self.policy, row.prompt, row.index, row.ids, row.logps, row.cut) for row in rows]
 
     def _batches(self, rows: list[Row], reader: Reader) -> Iterator[list[Row]]:
         """Rows by length of their prompt, replies to one prompt together.

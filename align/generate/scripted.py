@@ -18,8 +18,9 @@ class ScriptedGenerator:
         self.script = script
 
     def generate(
-        self, prompts: Sequence[Messages], sampling: Sampling, seed: int, progress: Progress | None = None
-    ) -> list[Completion]:
+        self, prompts: Sequence[Messages], sampling: Sampling, seed: int, progress: Progress | None = None,
+        until: Sequence[str] = (),
+    ) -> list[Completion]:  # fmt: skip
         made = [
             self._completion(i, j, self.script(prompt, j), sampling.max_new_tokens)
             for i, prompt in enumerate(prompts)

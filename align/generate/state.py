@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -30,9 +30,13 @@ class Row:
     limit: int
     """The most tokens that may follow."""
     uniforms: np.ndarray
+    ended: Callable[[Sequence[int]], bool] | None = None
+    """Whether nobody wants what follows such ids."""
     ids: list[int] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)
     done: bool = False
+    cut: bool = False
+    """Whether it was `ended`."""
 
     @property
     def uniform(self) -> float:
@@ -45,7 +49,8 @@ class Row:
             return
         self.ids.append(token)
         self.logps.append(logp)
-        self.done = token in stop or len(self.ids) == self.limit
+        self.cut = self.ended is not None and self.ended(self.ids)
+        self.done = self.cut or token in stop or len(self.ids) == self.limit
 
 
 class Reader:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 DRIFT = {"float32": 1e-3, "bfloat16": 0.1}
 """Largest mean difference, in nats a token, between the log-probs that sampling and training compute."""
+
+SPARE = 8
+"""Tokens before a text that is looked for, as some tokenizers drop blanks where a text begins."""
 
 
 def prompts_of(policy: Policy, prompts: Sequence[Messages], limit: int) -> list[tuple[list[int], int]]:
@@ -39,11 +42,24 @@ def prompts_of(policy: Policy, prompts: Sequence[Messages], limit: int) -> list[
     return made
 
 
-def completion(policy: Policy, prompt: int, index: int, ids: Sequence[int], logps: Sequence[float]) -> Completion:
-    """The reply that these tokens are; it stopped if the last of them is a stop id."""
+def completion(
+    policy: Policy, prompt: int, index: int, ids: Sequence[int], logps: Sequence[float], ended: bool = False
+) -> Completion:
+    """The reply that these tokens are; it stopped if it was ended, or the last of them is a stop id."""
     stopped = bool(ids) and ids[-1] in policy.contract.stop
     text = policy.chat.text(list(ids[:-1] if stopped else ids))
-    return Completion(prompt, index, text, tuple(ids), tuple(logps), "stop" if stopped else "length")
+    return Completion(prompt, index, text, tuple(ids), tuple(logps), "stop" if stopped or ended else "length")
+
+
+def ending(policy: Policy, until: Sequence[str]) -> Callable[[Sequence[int]], bool]:
+    """Whether the text of a reply's ids holds one of these texts; to be asked after each token."""
+    most = max(len(end.encode()) for end in until) + SPARE  # a token is a byte at least
+
+    def holds(ids: Sequence[int]) -> bool:
+        text = policy.chat.text(ids)
+        return any(end in text for end in until)
+
+    return lambda ids: holds(ids[-most:]) and holds(ids)
 
 
 def distribution(logits: Tensor, sampling: Sampling) -> Tensor:

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, TopKLogitsWarper, Top
 
 from align.config import Sampling
 from align.errors import CheckError, TrainingError
-from align.generate.base import uniforms
+from align.generate.base import cut, uniforms
 from align.generate.hf import HFGenerator, draw
 from align.records import Message
 
@@ -82,6 +82,28 @@ def test_order_and_reasons_to_finish():
         assert c.finish == "stop" or len(c.ids) == 12
         assert c.text == " ".join(map(str, c.ids[:-1] if stopped[-1] else c.ids))
     assert len({c.ids for c in made if c.prompt == 0}) > 1, "each reply has its own stream"
+
+
+@pytest.mark.parametrize("temperature", [0, 1.3])
+def test_a_reply_is_written_to_the_text_that_ends_it_and_its_beginning_is_as_ever(temperature):
+    asked, sampling = policy(stop=()), Sampling(max_new_tokens=20, n=2, temperature=temperature)
+    whole = HFGenerator(asked).generate(PROMPTS, sampling, seed=7)
+    until = (" ".join(map(str, whole[0].ids[3:5])), str(whole[4].ids[7]), "none")
+    together = HFGenerator(asked).generate(PROMPTS, sampling, 7, until=until)
+    alone = [HFGenerator(asked, batch=1).generate([p], sampling, 7, until=until) for p in PROMPTS]
+    assert [c.ids for c in together] == [c.ids for made in alone for c in made]
+    assert sum(len(c.ids) for c in together) < sum(len(c.ids) for c in whole)
+    for ended, full in zip(together, whole, strict=True):
+        assert ended.ids == full.ids[: len(ended.ids)] and cut(ended.text, until) == cut(full.text, until)
+        found = [any(end in asked.chat.text(ended.ids[:n]) for end in until) for n in range(1, len(ended.ids) + 1)]
+        assert not any(found[:-1]) and (found[-1] or len(ended.ids) == 20)
+        assert ended.finish == ("stop" if found[-1] else "length")
+
+
+def test_a_text_is_cut_before_the_first_that_is_complete():
+    assert cut("one two three", ("three", "two")) == "one "
+    assert cut("abcd", ("bcd", "c")) == "ab", "as if it had been written no further than abc"
+    assert cut("abcd", ("x",)) == cut("abcd", ()) == "abcd"
 
 
 def test_a_reply_ends_where_the_context_does():

@@ -257,6 +257,7 @@ def test_a_server_is_asked_what_it_can_answer(artifacts, context):
         ctx = context(artifacts | {"served": server.endpoint()})
         found = run(ctx, "written.yaml", "places.yaml", policies=["$base", "$served"])
         asked = [body["messages"] for body in server.bodies]
+    assert {tuple(body["stop"]) for body in server.bodies} == {("then",)}
     assert sorted(said[-1]["content"] for said in asked) == sorted(f"the {d['question']}" for d in DOCUMENTS)
     assert found["policies"]["served"]["written/exact_match"]["value"] == 1
     assert "places/acc" not in found["policies"]["served"]

@@ -18,6 +18,7 @@ from align.errors import CheckError
 from align.evals.benchmarks import Benchmark
 from align.evals.evaluate import Subject
 from align.evals.likelihood import likelihoods
+from align.generate.base import cut
 from align.models.preview import Preview, context_of
 from align.records import Message, Messages
 from align.stage import seed_of
@@ -141,13 +142,13 @@ class Examinee(LM):
         for kwargs, members in groups.items():
             sampling, until = self._decoding(json.loads(kwargs))
             there = [i for i in members if self._has_room(requests[i], sampling.max_new_tokens)]
-            for i, text in zip(there, self._written([requests[i] for i in there], sampling), strict=True):
-                made[i] = text[: min((at for end in until if (at := text.find(end)) >= 0), default=len(text))]
+            for i, text in zip(there, self._written([requests[i] for i in there], sampling, until), strict=True):
+                made[i] = cut(text, until)
         return made
 
     # What the policy does.
 
-    def _written(self, requests: Sequence[Instance], sampling: Sampling) -> list[str]:
+    def _written(self, requests: Sequence[Instance], sampling: Sampling, until: Sequence[str]) -> list[str]:
         """An answer to each request; repeated requests get different ones where decoding draws them."""
         prompts = [self._messages(request.args[0]) for request in requests]
         if not prompts:
@@ -157,7 +158,7 @@ class Examinee(LM):
         tell = self.subject.progress(self._what)
         seed = seed_of(self.subject.ctx.seed, "benchmarks")
         answers: dict[Messages, list[str]] = defaultdict(list)
-        for done in self.subject.generator().generate(distinct, sampling, seed, tell):
+        for done in self.subject.generator().generate(distinct, sampling, seed, tell, until):
             answers[distinct[done.prompt]].append(done.text)
         return [answers[prompt].pop(0) if sampling.n > 1 else answers[prompt][0] for prompt in prompts]
 
