@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -32,6 +35,14 @@ def tokenizer(known: str = WORDS) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=made, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>"
     )
+
+
+def with_contract(artifact: Artifact, folder: Path, **changes: Any) -> Artifact:
+    """The same weights in another folder, under a contract with other entries."""
+    shutil.copytree(artifact.path, folder, dirs_exist_ok=True)
+    contract = json.loads((folder / "contract.json").read_text())
+    (folder / "contract.json").write_text(json.dumps(contract | changes))
+    return replace(artifact, path=folder, key=str(folder))
 
 
 @pytest.fixture(scope="session")

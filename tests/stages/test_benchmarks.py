@@ -2,7 +2,6 @@
 
 import json
 import sys
-from dataclasses import replace
 
 import pytest
 import torch
@@ -17,7 +16,7 @@ from align.models.policy import load_policy
 from align.recipe import load
 from align.stages.compare import Compare
 from tests.generate.servers import saying, serving
-from tests.stages.conftest import WORDS
+from tests.stages.conftest import WORDS, with_contract
 
 lm_eval = pytest.importorskip("lm_eval", reason="needs pip install 'align[eval]'")
 
@@ -95,17 +94,6 @@ def known(folder, monkeypatch):
 
 def kept(ctx, name):
     return [json.loads(line) for line in (ctx.out / "benchmarks" / f"{name}.jsonl").read_text().splitlines()]
-
-
-def with_contract(artifact, folder, **changes):
-    """The same weights under a contract with other entries."""
-    for file in artifact.path.rglob("*"):
-        (folder / file.relative_to(artifact.path)).parent.mkdir(exist_ok=True, parents=True)
-        if file.is_file():
-            (folder / file.relative_to(artifact.path)).write_bytes(file.read_bytes())
-    contract = json.loads((folder / "contract.json").read_text())
-    (folder / "contract.json").write_text(json.dumps(contract | changes))
-    return replace(artifact, path=folder, key=str(folder))
 
 
 def likelihood(policy, before, answer):
