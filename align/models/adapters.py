@@ -26,6 +26,8 @@ from transformers import PreTrainedModel
 from align.config import Lora
 from align.errors import CheckError, ContractError, suggestion
 
+SCORE = "score"
+"""Name of a reward model's head."""
 REFERENCE = "reference"
 """Name of the frozen copy of an adapter that goes on training."""
 
@@ -56,7 +58,7 @@ class Adapters:
             lora_alpha=lora.alpha if lora.alpha is not None else 2 * lora.r,  # type: ignore[arg-type]
             lora_dropout=lora.dropout,
             target_modules=lora.targets if isinstance(lora.targets, str) else list(lora.targets),
-            exclude_modules=None if self.model.can_generate() else ["score"],  # a reward model's head trains whole
+            exclude_modules=None if self.model.can_generate() else [SCORE],  # which trains whole
             use_rslora=lora.rslora,
             task_type=_task(self.model),
         )
@@ -68,6 +70,8 @@ class Adapters:
         """
         config = cast(LoraConfig, LoraConfig.from_pretrained(str(folder)))
         config.task_type = _task(self.model)
+        if config.exclude_modules == {SCORE} and not hasattr(self.model, SCORE):
+            config.exclude_modules = None  # of a reward model, on a policy: there is no head to leave alone
         name = self._insert(config, name)
         assert self._peft is not None
         weights = load_peft_weights(str(folder), device="cpu")
