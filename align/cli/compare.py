@@ -24,6 +24,7 @@ from align.source import Source
 from align.stage import Context
 from align.stages.compare import Compare
 from align.store import Artifact, Store
+from align.worker.inputs import known_as
 
 PROMPTS, TEXT = "--prompts", "--text"
 """What the stage's inputs are called: no policy has such a name."""
@@ -216,4 +217,4 @@ def _keys(inputs: dict[str, Any], store: Store, seed: int) -> dict[str, str]:
         data={name: value for name, value in inputs.items() if isinstance(value, Data)},
     )  # fmt: skip
     keys = {name: key.value for name, key in named.keys(store.hash_of).items() if not key.provisional}
-    return keys | {name: value.key for name, value in inputs.items() if isinstance(value, Artifact)}
+    return keys | {name: known_as(value.key, value) for name, value in inputs.items() if isinstance(value, Artifact)}

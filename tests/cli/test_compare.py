@@ -12,6 +12,7 @@ from align.cli.options import reward_given
 from align.config import Data, Endpoint, Model
 from align.errors import RecipeError
 from align.store import Artifact, Store
+from tests.store.conftest import KEY, make
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -38,6 +39,15 @@ def test_a_hub_name_is_pinned_and_one_that_cannot_be_has_no_key(hub, tmp_path):
     assert (pinned["known"].revision, pinned["new"].revision) == (COMMIT, "main")
     keys = _keys(pinned, Store(tmp_path / "runs"), 0)
     assert keys.keys() == {"known", PROMPTS}
+
+
+def test_replies_of_what_was_made_afresh_are_not_those_of_before(tmp_path):
+    """`align run --fresh` leaves the key as it is; what is kept of the policy that was there is not of this one."""
+    store = Store(tmp_path / "runs")
+    before = _keys({"sft": make(store)}, store, 0)
+    assert before == {"sft": KEY}
+    store.supersede(KEY)
+    assert _keys({"sft": make(store)}, store, 0) != before
 
 
 def test_no_input_takes_the_place_of_another(tmp_path, monkeypatch):

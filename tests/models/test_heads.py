@@ -14,6 +14,7 @@ import torch
 from align.config import Lora, Model
 from align.data.tree import Reply, Tree, collate
 from align.errors import ContractError
+from align.models import heads
 from align.models.heads import load_reward
 from align.models.policy import load_policy
 from align.models.weights import headers
@@ -42,6 +43,15 @@ def adapted(store, keep, sft):
 def test_the_head_is_in_the_file(full, adapted):
     assert headers(full.path / "model")["score.weight"]["shape"] == [1, 32]
     assert headers(adapted.path)["weight"]["shape"] == [1, 32]
+
+
+@pytest.mark.parametrize("lora", [None, Lora(r=2)], ids=["full", "adapted"])
+def test_a_head_that_does_not_reach_the_disk_is_noticed(lora, store, outside, tmp_path, monkeypatch):
+    """As where a library saves what it takes for an adapter's tensors, or for a language model's."""
+    reward = load_reward(outside(), store=store, train=True, lora=lora)
+    monkeypatch.setattr(heads, "headers", lambda folder: {k: v for k, v in headers(folder).items() if "weight" not in k})
+    with pytest.raises(ContractError, match="the score head was not saved"):
+        reward.save(tmp_path / "made", "reward")
 
 
 def test_a_fresh_process_computes_the_same(store, full, adapted, sft):

@@ -64,6 +64,17 @@ def test_another_seed_samples_anew(artifacts, prompts, context):
     assert found[0] != found[1]
 
 
+@pytest.mark.parametrize("other", [{"temperature": 0.5}, {"top_k": 3}, {"top_p": 0.5}, {"max_new_tokens": 6}])
+def test_another_decoding_samples_anew(artifacts, prompts, context, other):
+    """Trap 18."""
+    found = []
+    for sampling in (FIELDS["sampling"], FIELDS["sampling"] | other):
+        ctx = context(artifacts | {"prompts": prompts})
+        SampleReplies.model_validate(FIELDS | {"rewards": [], "sampling": sampling}).run(ctx)
+        found.append([sample.reply for sample in read_file(ctx.out / "records.jsonl")])
+    assert len(found[0]) == len(found[1]) and found[0] != found[1]
+
+
 def test_a_repeated_prompt_is_answered_once(artifacts, rows, context):
     ctx = context(artifacts | {"prompts": rows("twice", {"prompt": "a cat"}, {"prompt": "a dog"}, {"prompt": "a cat"})})
     assert SampleReplies.model_validate(FIELDS | {"rewards": []}).check(ctx)["prompts"] == 2

@@ -13,6 +13,7 @@ from torch.nn.functional import logsigmoid
 
 from align.config import Lora
 from align.data.chat import Chat
+from align.data.tree import Reply, Tree
 from align.errors import CheckError, DataError, Interrupted, TrainingError
 from align.models.policy import from_scratch, load_policy
 from align.records import Message, Preference
@@ -22,6 +23,7 @@ from align.stages.reward_model import RewardModel
 from align.stages.sft import SFT
 from align.store import Artifact
 from align.train import session
+from align.train.reference import _key
 from tests.stages.conftest import SIZES, tokenizer
 
 GOOD = ["the cat sat on the mat", "a happy dog ran", "so very good and happy", "the dog sat"]
@@ -251,6 +253,40 @@ def test_dropout_ends_where_a_reference_begins(artifacts, context, pairs, tmp_pa
     monkeypatch.setattr(session, "without_dropout", lambda module: None)
     with pytest.raises(TrainingError, match="not the policy that begins to train"):
         stage.run(context(inputs))
+
+
+@pytest.mark.parametrize("stage", [RewardModel, DPO], ids=["reward", "simpo"])
+def test_pairs_are_compared_without_dropout(stage, artifacts, context, pairs, tmp_path):
+    """Trap 1, where no reference asks for it: what is drawn apart for the two replies would be taken for a lead."""
+    fields = {"loss": "simpo"} if stage is DPO else {}
+    made_of = stage(policy="$base", data="$pairs", max_length=64, optim=OPTIM, **fields)
+    losses = []
+    for dropout in (0.0, 0.5):
+        folder = tmp_path / f"dropping-{dropout}"
+        from_scratch(SIZES | {"attention_dropout": dropout}, tokenizer(), template="plain").save(folder, "dropping")
+        _, steps = made(made_of, context, {"base": Artifact("policy", "dropping", folder), "pairs": pairs})
+        losses.append([step["loss"] for step in steps])
+    assert losses[0] == losses[1]
+
+
+def test_log_probs_of_a_reference_are_known_by_all_that_makes_them(artifacts):
+    """Trap 18: by the model, its precision, and the very tokens, which of them count included."""
+    policy = load_policy(artifacts["base"])
+    ids = np.arange(5, 9, dtype=np.int32)
+    tree = Tree("a", ids[:2], (Reply(ids), Reply(ids[:3])))
+    narrow = dataclasses.replace(policy, contract=policy.contract.model_copy(update={"dtype": "bfloat16"}))
+    others = [
+        Tree("a", ids[1:3], tree.replies),
+        Tree("a", ids[:2], (Reply(ids + 1), Reply(ids[:3]))),
+        Tree("a", ids[:2], (Reply(ids, np.array([True, True, True, False])), Reply(ids[:3]))),
+        Tree("a", ids[:1], (Reply(np.concatenate([ids[1:2], ids])), Reply(ids[:3]))),
+        Tree("a", ids[:2], tree.replies[::-1]),
+    ]
+    known = [_key("of-base", policy, [tree]), _key("of-tuned", policy, [tree]), _key("of-base", narrow, [tree])]
+    known += [_key("of-base", policy, [other]) for other in others] + [_key("of-base", policy, [tree, tree])]
+    assert len(set(known)) == len(known)
+    named = dataclasses.replace(tree, id="b", numbers={"label": 0.6})
+    assert _key("of-base", policy, [named]) == known[0]
 
 
 def test_margins_count_as_much_as_a_recipe_says(artifacts, context, rows):
