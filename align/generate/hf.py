@@ -114,7 +114,7 @@ def decode(
     It goes on from `prefixes`, and leaves there what it computed.
     """
     waiting, live = deque(rows), list[Row]()
-    if reader.slotted is None:
+    if rows and reader.slotted is None:
         reader.slotted = fit(reader, rows[0])
     state = Slots(reader, min(size, len(rows))) if reader.slotted else None
     while waiting or live:
