@@ -6,6 +6,7 @@ import pytest
 
 from align.errors import CheckError
 from align.stages.ppo import PPO
+from align.train.learner import Learner
 from tests.stages.ppo.conftest import OPTIM, SAMPLING, STAGE, notes_of, steps_of
 
 
@@ -67,3 +68,24 @@ def test_a_sum_of_rewards_shows_each_part(inputs, context):
     (step,) = steps_of(context)
     expected = 2 * step["reward_happy"] - 0.1 * step["reward_short"] - (1 - step["stop"])
     assert step["reward"] == pytest.approx(expected)
+
+
+def test_the_longest_rows_that_can_come_are_tried_out_before_the_first_update(inputs, context, monkeypatch):
+    """Trap 26: the longest prompt has 12 words between `User:` and `Assistant:`, and replies may have 8 tokens."""
+    seen = []
+
+    def look(kind):
+        whole = getattr(Learner, kind)
+
+        def looked(self, objective, trees, *rest):
+            replies = [len(reply.ids) for tree in trees for reply in tree.replies]
+            seen.append((kind, len(trees), max(len(tree.prompt) for tree in trees), max(replies)))
+            return whole(self, objective, trees, *rest)
+
+        monkeypatch.setattr(Learner, kind, looked)
+
+    for kind in ("rehearse", "update"):
+        look(kind)
+    PPO(**STAGE | {"sampling": SAMPLING | {"n": 2}}, ptx={"data": "$shown"}).run(context(inputs))
+    assert seen[0] == ("rehearse", 4, 14, 8)
+    assert [kind for kind, *_ in seen] == ["rehearse"] * 2 + ["update"] * 12, "the demonstrations, too, and once only"
