@@ -224,6 +224,11 @@ def marks(reward: Reward, prompt: Prompt, reply: str) -> list[str] | None:
     return reward.marks(prompt, reply, **reward.options)
 
 
+def is_rule(reward: Reward) -> bool:
+    """Whether a function computes it: what that says nothing about, it never will."""
+    return is_rule(reward.reward) if isinstance(reward, Scaled) else isinstance(reward, Rule)
+
+
 def load(wanted: RewardRef | RewardSpec, ctx: Context) -> Reward:
     """The reward that a stage's field names, ready to score."""
     if isinstance(wanted, Reference):

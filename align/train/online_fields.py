@@ -157,7 +157,8 @@ class Online(Stage, ABC):
     policy: PolicyRef
     """The model to tune; as this stage finds it, also the reference."""
     reward: RewardSum
-    """What to raise: a `$reward`, a name or a block, or a list of them, each perhaps with a weight."""
+    """What to raise: a `$reward`, a name or a block, or a list of them, each perhaps with a weight. A reply about which
+    none says anything, as where a judge's answer cannot be read, earns what the others do; many are an error."""
     watch: tuple[RewardField, ...] = ()
     """Rewards that are shown and not trained on. If one falls on held-out prompts while the reward rises, the reward
     was hacked, and a warning says so."""

@@ -4,7 +4,7 @@ token."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import isnan
 
@@ -21,8 +21,11 @@ from align.generate.tokens import DRIFT
 from align.models.logprobs import LanguageModel
 from align.models.policy import Policy
 from align.records import Prompt, Sample
-from align.rewards.base import Reward
+from align.rewards.base import Reward, is_rule
 from align.train.measure import with_token_numbers
+
+SILENT = 0.1
+"""The share of replies that rewards may say nothing about."""
 
 
 @dataclass(frozen=True)
@@ -91,9 +94,9 @@ class Player:
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
         mine = self._turns(prompts[rank::ranks], seed, n, progress)
         if ranks == 1:
-            return mine
+            return self._heard(mine)
         numbered = gather_object([(i * ranks + rank, turn) for i, turn in enumerate(mine)])
-        return [turn for _, turn in sorted(numbered, key=lambda pair: pair[0])]
+        return self._heard([turn for _, turn in sorted(numbered, key=lambda pair: pair[0])])
 
     def _turns(self, prompts: Sequence[Prompt], seed: int, n: int, progress: Progress | None) -> list[Turn]:
         if not prompts:
@@ -119,13 +122,30 @@ class Player:
     def _scored(self, prompts: Sequence[Prompt], made: Sequence[Completion], n: int) -> dict[str, np.ndarray]:
         """(P, n) scores by each reward, which reads text, with a tokenizer of its own if it has one."""
         asked, texts = [prompts[c.prompt] for c in made], [c.text for c in made]
-        parts = {w.reward.name: np.array(w.reward(asked, texts), float).reshape(-1, n) for w in self.rewards}
-        summed = [scores for w, scores in zip(self.rewards, parts.values(), strict=True) if w.weight]
-        silent = np.all([np.isnan(scores) for scores in summed], axis=0)
-        if silent.any():
-            first = prompts[int(np.argwhere(silent)[0][0])]
-            raise CheckError(f"no reward says anything about prompt {first.id}: {first.prompt[-1].content[:60]!r}")
-        return parts
+        return {w.reward.name: np.array(w.reward(asked, texts), float).reshape(-1, n) for w in self.rewards}
+
+    def _heard(self, turns: list[Turn]) -> list[Turn]:
+        """The turns; a reply that no reward says anything about, as where a judge's answer can't be read, earns what
+        the others to its prompt did, or else what all did, so that it teaches nothing.
+
+        Raises CheckError where there are many, and where only rules are asked: those are silent about a prompt.
+        """
+        summed = [part.reward for part in self.rewards if part.weight]
+        silent = np.all([[np.isnan(turn.parts[reward.name]) for turn in turns] for reward in summed], axis=0)
+        if not silent.any():
+            return turns
+        if all(map(is_rule, summed)) or silent.sum() > max(1, SILENT * silent.size) or silent.all():
+            first = turns[int(np.argwhere(silent)[0][0])].prompt
+            raise CheckError(
+                f"no reward says anything about {silent.sum()} of {silent.size} replies, the first to prompt "
+                f"{first.id}: {first.prompt[-1].content[:60]!r}"
+            )
+        unfinished = np.array([[c.finish == "length" for c in turn.completions] for turn in turns])
+        earned = np.array([turn.scores for turn in turns]) + self.missing_eos_penalty * unfinished
+        earned = np.where(silent, np.nan, earned)
+        others = [np.nanmean(earned if quiet.all() else row) for row, quiet in zip(earned, silent, strict=True)]
+        scores = np.where(silent, np.array(others)[:, None], earned) - self.missing_eos_penalty * unfinished
+        return [replace(turn, scores=tuple(row)) for turn, row in zip(turns, scores.tolist(), strict=True)]
 
     def _tree(self, prompt: Prompt, completions: Sequence[Completion]) -> Tree:
         replies = tuple(

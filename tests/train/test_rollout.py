@@ -114,8 +114,39 @@ def test_scores_are_the_weighed_sum_of_clipped_parts_less_what_a_missing_end_cos
             size = len(completion.text)
             assert score == pytest.approx(2 * min(size, 3) - 0.5 * size - 10 * (completion.finish == "length"))
     assert "never" not in turns[0].samples("me")[0].scores and turns[0].samples("me")[0].scores["long"] >= 0
-    with pytest.raises(CheckError, match="no reward says anything about prompt 0"):
+    with pytest.raises(CheckError, match="no reward says anything about 4 of 4 replies, the first to prompt 0: 'ab'"):
         player(policy, (Weighed(never),)).play(PROMPTS, seed=3, n=1)
+
+
+class Judge:
+    """A reward of 1, 2, 3 ... that is no rule, and has nothing to say at some places."""
+
+    name, better = "judge", "higher"
+
+    def __init__(self, *silent: int):
+        self.silent = silent
+
+    def __call__(self, prompts, replies) -> list[float]:
+        return [float("nan") if i in self.silent else i + 1.0 for i in range(len(replies))]
+
+
+def test_a_reply_that_a_judge_says_nothing_about_teaches_nothing(policy):
+    """One in ten may be so. It earns what the others to its prompt did, 4 and 6, or, alone, what all did: else a run
+    whose judge could not be read once would end there each time it went on."""
+
+    def earned(n, *silent, penalty=0.0):
+        turns = player(policy, (Weighed(Judge(*silent)),), penalty=penalty).play(PROMPTS, seed=3, n=n)
+        cut = [[c.finish == "length" for c in turn.completions] for turn in turns]
+        return np.array([turn.scores for turn in turns]) + penalty * np.array(cut)
+
+    assert earned(3, 4).tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9], [10, 11, 12]]
+    assert earned(3, 3, penalty=2.0)[1].tolist() == [5.5, 5, 6]
+    assert earned(1, 2).ravel().tolist() == pytest.approx([1, 2, (1 + 2 + 4) / 3, 4])
+    with pytest.raises(CheckError, match="about 2 of 12 replies, the first to prompt 1"):
+        earned(3, 4, 5)
+    rule = Rule("rule", lambda prompt, reply: float("nan") if prompt.id == "2" else 1.0)
+    with pytest.raises(CheckError, match="about 1 of 4 replies, the first to prompt 2"):
+        player(policy, (Weighed(rule),)).play(PROMPTS, seed=3, n=1)
 
 
 def test_rewards_are_asked_in_evaluation_mode(policy):
