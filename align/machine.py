@@ -29,6 +29,9 @@ class Machine(Config):
     but was never measured on a GPU."""
     checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more time."""
+    compile: bool = False
+    """Compile the layers of models that pretrain, sft, reward_model and dpo train: fewer and larger kernels, after a
+    minute or more of compiling. Never measured on a GPU; on a CPU it gains nothing."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of each process; none means what torch chooses, at most the cores / processes."""
     sample_batch: int = Field(default=64, ge=1)

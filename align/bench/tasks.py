@@ -105,7 +105,7 @@ def measure(order: Order) -> Reading:
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(order, Path(folder))
         trees = bench.trees()
-        bench.work(trees[:WARM])
+        bench.work(trees if order.machine.compile else trees[:WARM])  # each number of rows may ask for a graph
         bench.forget()
         rows = bench.work(trees)
         clock, losses, phases, peak = bench.clock, tuple(bench.losses), bench.phases, peak_bytes(bench.device)
@@ -217,7 +217,7 @@ class Bench:
             stage = {"sft": SFT, "pretrain": Pretrain, "dpo": DPO}[task](**fields)
             objective = direct_preference("sigmoid", BETA) if task == "dpo" else next_token
         rows = _before_shuffling(trees, ctx.seed_of("order"))
-        session = Session(ctx, stage, loaded, trees=rows, held_out=(), test=(), layout="tree")
+        session = Session.over(ctx, stage, loaded, rows)
         with self.clock.running():
             if isinstance(loaded, Policy) and task == "dpo":
                 session = session.with_reference(loaded, "bench")

@@ -73,6 +73,13 @@ def attend(
     """(R, T, H, D) attention of (R, H, T, D) queries; (R, 1, 1, T) int64 masks are visibilities of trees."""
     if attention_mask is None or attention_mask.dtype != torch.int64:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    return _attend_trees(module, query, key, value, attention_mask, options)
+
+
+@torch.compiler.disable  # it goes by the numbers of the mask
+def _attend_trees(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, options: dict[str, Any]
+) -> tuple[Tensor, None]:
     rows, heads, width, _ = query.shape
     until = attention_mask[:, 0, 0]
     chains = chains_of(until)

@@ -20,6 +20,7 @@ from align.data.tree import Layout, Tree
 from align.errors import CheckError
 from align.machine import Machine
 from align.models.attention import layout_for, prefer_flex
+from align.models.compiled import compile_layers
 from align.models.heads import Reward, load_reward
 from align.models.loaded import Loaded
 from align.models.policy import Policy, load_policy
@@ -109,7 +110,20 @@ class Session:
             trees_for(ctx, stage, loaded.chat, records) if records else []
             for records in (*records_for(ctx, stage), test)
         ]  # fmt: skip
-        longest = max(tree.length("tree") for tree in (*trees, *held_out, *tests))
+        return cls.over(ctx, stage, loaded, trees, held_out, tests)
+
+    @classmethod
+    def over(
+        cls,
+        ctx: Context,
+        stage: Training,
+        loaded: Loaded,
+        trees: Sequence[Tree],
+        held_out: Sequence[Tree] = (),
+        test: Sequence[Tree] = (),
+    ) -> Session:
+        """A session on these trees, in a layout and with an attention that the model can be trusted with."""
+        longest = max(tree.length("tree") for tree in (*trees, *held_out, *test))
         if ctx.machine.attention == "flex" and any(len(tree.replies) > 1 for tree in trees):
             prefer_flex(loaded.model, loaded.model.device, longest)
         config = loaded.model.config
@@ -118,7 +132,7 @@ class Session:
             ctx.note(reason)
         if getattr(config, "output_router_logits", False):
             ctx.note("the router's balancing loss of this mixture of experts is not computed", "warning")
-        return cls(ctx, stage, loaded, trees, held_out, tests, layout)
+        return cls(ctx, stage, loaded, trees, held_out, test, layout)
 
     def with_reference(self, policy: Policy, key: str) -> Session:
         """The same session, with the policy's log-probs from before its first update among every tree's numbers."""
@@ -147,6 +161,8 @@ class Session:
             without_dropout(module)
         if ctx.machine.checkpointing:
             self.loaded.adapters.save_memory()
+        if ctx.machine.compile and not compile_layers(self.loaded.model):
+            ctx.note(f"machine.compile: transformers names no layers of {type(self.loaded.model).__name__}", "warning")
         accelerate = accelerator(ctx.machine, self.loaded.contract.dtype, ctx.store.inside / "tracking")
         learner = Learner(
             module,
