@@ -22,8 +22,8 @@ from align.train.online import Loop
 from align.train.online_setup import learner_of, setting
 from align.train.rollout import Player, Turn
 
-EPOCHS, NEW_TOKENS, PROMPTS = 4, 64, 16
-"""Passes over a step's replies, tokens of a reply, prompts of a step."""
+EPOCHS, NEW_TOKENS = 4, 64
+"""Passes over a step's replies, tokens of a reply."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class _TimedPlayer(Player):
             return super().play(*given, **more)
 
 
-def stage_of(prompts: int) -> PPO:
-    """PPO with a critic of its own that starts from the reward model, over this many prompts."""
+def stage_of(prompts: int, batch: int) -> PPO:
+    """PPO with a critic of its own that starts from the reward model, over so many prompts, `batch` of them a step."""
     return PPO.model_validate({
         "policy": "$policy", "reward": "$reward", "prompts": "$prompts", "doubtful_reward": "allow",
-        "steps": max(1, prompts // PROMPTS), "minibatches": 1, "epochs": EPOCHS, "value": {"start": "reward"},
+        "steps": max(1, prompts // batch), "minibatches": 1, "epochs": EPOCHS, "value": {"start": "reward"},
         "sampling": {"max_new_tokens": NEW_TOKENS}, "show": 10**6,
-        "optim": Optim(lr=1e-5, batch_size=PROMPTS, schedule="constant", warmup=0.0),
+        "optim": Optim(lr=1e-5, batch_size=batch, schedule="constant", warmup=0.0),
     })  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any
 
 from align.bench import trl
-from align.bench.tasks import BETA, CENTERING, OPTIM, Order, Reading, measure
+from align.bench.tasks import BETA, CENTERING, Order, Reading, measure
 from align.errors import AlignError
 
 TOLERANCE = 1e-3
@@ -65,11 +65,11 @@ def measured(order: Order, repetitions: int, say: Say) -> dict[str, Any]:
 def against_trl(order: Order, repetitions: int, say: Say) -> dict[str, Any]:
     """The same, beside TRL at its fastest: all its settings on a quarter of the rows, then turns on all of them; and
     beside TRL as it comes, on that quarter."""
-    size = OPTIM.batch_size
+    size = order.batch
     few = replace(order, lengths=order.lengths[: max(size, len(order.lengths) // 4 // size * size)])
     own = alone(few)
     tried: dict[trl.Setting, Reading] = {}
-    for setting in trl.settings(order.task):
+    for setting in trl.settings(order.task, size):
         tried[setting] = alone(replace(few, rival=setting))
         say(f"{order.task}, TRL, {setting}: {tried[setting].seconds:.1f} s for {len(few.lengths)} rows")
     finalists = sorted(tried, key=lambda setting: tried[setting].seconds)[:FINALISTS]
@@ -149,6 +149,6 @@ def circumstances(order: Order) -> dict[str, Any]:
         "settings": {
             "model": order.shape, "dtype": order.dtype, "rows": len(order.lengths), "seed": order.seed,
             "machine": order.machine.model_dump(mode="json", exclude={"store"}, exclude_defaults=True),
-            "optim": OPTIM.model_dump(mode="json"), "beta": BETA, "centering": CENTERING,
+            "optim": order.optim.model_dump(mode="json"), "beta": BETA, "centering": CENTERING,
         },
     }  # fmt: skip

@@ -37,7 +37,6 @@ from align.train.fit import rows_of
 from align.train.objectives import bradley_terry, direct_preference, next_token
 from align.train.session import Session, device_of
 
-OPTIM = Optim(lr=1e-4, batch_size=16, schedule="constant", warmup=0.0)
 BETA, CENTERING = 0.1, 0.01
 
 
@@ -51,8 +50,14 @@ class Order:
     machine: Machine
     seed: int = 0
     dtype: str = "float32"
+    batch: int = 16
+    """Rows of an optimizer step."""
     rival: trl.Setting | None = None
     """Not ours: TRL's trainer, in this setting."""
+
+    @property
+    def optim(self) -> Optim:
+        return Optim(lr=1e-4, batch_size=self.batch, schedule="constant", warmup=0.0)
 
 
 @dataclass(frozen=True)
@@ -94,8 +99,6 @@ class Reading:
 
 
 TRAINING = ("pretrain", "sft", "reward_model", "dpo")
-WARM = 16
-"""Rows of a first, untimed turn, which pays for what torch does once."""
 
 
 def measure(order: Order) -> Reading:
@@ -105,13 +108,16 @@ def measure(order: Order) -> Reading:
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(order, Path(folder))
         trees = bench.trees()
-        bench.work(trees if order.machine.compile else trees[:WARM])  # each number of rows may ask for a graph
+        # A first turn pays for what torch does once; compiled layers may ask for a graph for each number of rows.
+        bench.work(trees if order.machine.compile else trees[: order.batch])
         bench.forget()
         rows = bench.work(trees)
         clock, losses, phases, peak = bench.clock, tuple(bench.losses), bench.phases, peak_bytes(bench.device)
         rate = matrix_rate(bench.device, getattr(torch, order.dtype))
         bench.forget()  # what is profiled takes longer and counts for nothing else
-        parts = breakdown(lambda: bench.work(trees[: 2 * WARM]), bench.shape.vocabulary) if not order.rival else {}
+        parts = (
+            breakdown(lambda: bench.work(trees[: 2 * order.batch]), bench.shape.vocabulary) if not order.rival else {}
+        )
     tokens = sum(row.tokens for row in rows)
     plain = order.task in ("pretrain", "sft")
     needed = sum(n for _, n in phases.values()) if phases else arithmetic.useful(order.task, bench.shape, rows)
@@ -184,7 +190,7 @@ class Bench:
     def reinforce(self, trees: Sequence[Tree]) -> list[Lengths]:
         """PPO on the prompts, 64 tokens a reply."""
         given = reinforcement.inputs(self.source, self.folder, self._prompts(trees))
-        stage = reinforcement.stage_of(len(trees))
+        stage = reinforcement.stage_of(len(trees), self.order.batch)
         ctx = replace(self.context("ppo"), inputs=given, keys={name: name for name in given})
         rows, self.phases = reinforcement.reinforce(ctx, stage, self.shape, self.clock)
         return rows
@@ -198,7 +204,7 @@ class Bench:
             scorer.model.save_pretrained(folder)
             scorer.tokenizer.save_pretrained(folder)
         trial = trl.Trial(
-            self.order.task, folder, trees, OPTIM, self.sizes["max_position_embeddings"], BETA, CENTERING,
+            self.order.task, folder, trees, self.order.optim, self.sizes["max_position_embeddings"], BETA, CENTERING,
             self.order.dtype,
         )  # fmt: skip
         self.losses += trl.train(trial, setting, self.clock)
@@ -207,7 +213,7 @@ class Bench:
     def train(self, trees: Sequence[Tree]) -> list[Lengths]:
         """A session of the stage of the task's name: reference log-probs, the loop, its rehearsal."""
         task, ctx = self.order.task, self.context(self.order.task)
-        fields = {"policy": "$policy", "data": "$rows", "optim": OPTIM}
+        fields = {"policy": "$policy", "data": "$rows", "optim": self.order.optim}
         if task == "reward_model":
             loaded: Policy | Reward = load_reward(self.source, train=True, device=str(self.device))
             stage, objective, module = RewardModel(**fields), bradley_terry(CENTERING), loaded.module
@@ -216,7 +222,7 @@ class Bench:
             module = LanguageModel(loaded.model)
             stage = {"sft": SFT, "pretrain": Pretrain, "dpo": DPO}[task](**fields)
             objective = direct_preference("sigmoid", BETA) if task == "dpo" else next_token
-        rows = _before_shuffling(trees, ctx.seed_of("order"))
+        rows = _before_shuffling(trees, self.order.batch, ctx.seed_of("order"))
         session = Session.over(ctx, stage, loaded, rows)
         with self.clock.running():
             if isinstance(loaded, Policy) and task == "dpo":
@@ -276,8 +282,7 @@ class Bench:
         return principles(self.sizes["vocab_size"], self.order.seed), self.shape, self.clock, self.order.seed
 
 
-def _before_shuffling(trees: Sequence[Tree], seed: int) -> list[Tree]:
+def _before_shuffling(trees: Sequence[Tree], size: int, seed: int) -> list[Tree]:
     """The trees so that the loop, which has an order of its own, comes to them in the order given."""
-    size = OPTIM.batch_size
     order = [row for step in range(len(trees) // size) for row in rows_of(step, len(trees), size, seed)]
     return [tree for _, tree in sorted(zip(order, trees, strict=True), key=lambda pair: pair[0])]

@@ -25,7 +25,7 @@ from align.data.tree import Tree
 
 TASKS = ("sft", "reward_model", "dpo")
 MICRO = (1, 2, 4, 16)
-"""Examples of a micro-batch; 16, the whole step, is how TRL comes."""
+"""Examples of a micro-batch; the whole step at once is how TRL comes."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,10 @@ class Setting:
         return f"micro-batch {self.micro}" + ("" if self.precompute else ", reference in each step")
 
 
-def settings(task: str) -> Iterator[Setting]:
-    """All that are tried."""
-    for precompute, micro in product((True, False) if task == "dpo" else (True,), MICRO):
+def settings(task: str, batch: int) -> Iterator[Setting]:
+    """All that are tried with steps of so many examples."""
+    sizes = sorted({batch, *(size for size in MICRO if batch % size == 0)})
+    for precompute, micro in product((True, False) if task == "dpo" else (True,), sizes):
         yield Setting(micro, precompute)
 
 

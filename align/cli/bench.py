@@ -31,7 +31,8 @@ def bench(
     data: Annotated[
         str, typer.Option(help="Lengths of rows: hh-like, short, long, or those of a file of preferences.")
     ] = "hh-like",
-    rows: Annotated[int, typer.Option(min=32, help="Prompts; a multiple of 16.")] = 128,
+    rows: Annotated[int, typer.Option(min=32, help="Prompts; a multiple of --batch-size.")] = 128,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows of an optimizer step; more of them for a GPU.")] = 16,
     repetitions: Annotated[int, typer.Option(min=1, help="Turns; medians are shown with their spread.")] = 3,
     against: Annotated[str | None, typer.Option(help="trl: time its trainers on the same rows, side by side.")] = None,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
@@ -64,8 +65,8 @@ def bench(
         raise RecipeError(f"--against: {against!r} is not known; there is trl")
     if dtype not in ("float32", "bfloat16"):
         raise RecipeError(f"--dtype: {dtype!r} is neither float32 nor bfloat16")
-    if rows % 16:
-        raise RecipeError(f"--rows: {rows} is no multiple of 16, the rows of an optimizer step")
+    if rows % batch_size:
+        raise RecipeError(f"--rows: {rows} is no multiple of {batch_size}, the rows of an optimizer step")
     from align.bench import run, workload
     from align.bench.tasks import Order
 
@@ -74,7 +75,7 @@ def bench(
     made = workload.read(Path(data), rows, seed) if Path(data).is_file() else workload.drawn(data, rows, seed)
     console = Console(stderr=True)
     found: dict[str, object] = {}
-    asked = Order(tasks[0], model, tuple(made), settings, seed, dtype)
+    asked = Order(tasks[0], model, tuple(made), settings, seed, dtype, batch_size)
     for task in tasks:
         order = replace(asked, task=task)
         measure = run.against_trl if against and task in run.trl.TASKS else run.measured

@@ -11,6 +11,7 @@ from align.bench import workload
 from align.bench.arithmetic import useful
 from align.bench.constitutional import ANSWER, PRINCIPLES, REQUEST
 from align.bench.tasks import Bench, Order
+from align.bench.trl import settings
 from align.cli.bench import TASKS
 from align.machine import Machine
 
@@ -44,6 +45,12 @@ def test_a_task_does_all_rows_and_times_its_parts_within_the_whole(bench, task: 
         "critique_revise": {"critique_revise.generation"},
         "ai_feedback": {"ai_feedback.choices"},
     }.get(task, set())
+
+
+def test_trl_is_tried_in_whole_steps_and_in_their_parts() -> None:
+    assert [setting.micro for setting in settings("sft", 16)] == [1, 2, 4, 16]
+    assert [setting.micro for setting in settings("sft", 24)] == [1, 2, 4, 24]
+    assert [(s.micro, s.precompute) for s in settings("dpo", 2)] == [(1, True), (2, True), (1, False), (2, False)]
 
 
 def test_a_transcript_is_read_once(bench) -> None:

@@ -14,6 +14,7 @@ from tests.bench.test_tasks import NARROW
     [
         (["dop"], "bench knows no stage 'dop'. Did you mean 'dpo'?"),
         (["dpo", "--rows", "40"], "--rows: 40 is no multiple of 16"),
+        (["dpo", "--rows", "96", "--batch-size", "64"], "--rows: 96 is no multiple of 64"),
         (["dpo", "--against", "tlr"], "--against: 'tlr' is not known; there is trl"),
         (["dpo", "--dtype", "float16"], "--dtype: 'float16' is neither float32 nor bfloat16"),
         (["dpo", "--model", "huge"], "--model: 'huge' is none of tiny, llama-1b"),
@@ -34,13 +35,13 @@ def test_figures_are_saved_and_make_a_table(align, tmp_path, monkeypatch):
     monkeypatch.setitem(workload.SHAPES, "tiny", NARROW)
     file = tmp_path / "bench.json"
     ran = align(
-        "bench", "sft", "--rows", "32", "--data", "short", "--repetitions", "1", "--device", "cpu",
-        "--threads", "1", "--save", str(file), "--json",
+        "bench", "sft", "--rows", "32", "--batch-size", "32", "--data", "short", "--repetitions", "1",
+        "--device", "cpu", "--threads", "1", "--save", str(file), "--json",
     )  # fmt: skip
     assert ran.code == 0, ran.err
     saved = json.loads(file.read_text())
     assert json.loads(ran.out) == saved
-    assert saved["settings"]["rows"] == 32
+    assert saved["settings"]["rows"] == saved["settings"]["optim"]["batch_size"] == 32
     row = saved["tasks"]["sft"]
     assert row["examples"] == 32
     assert 0 < row["useful_utilisation"][0] < 1
