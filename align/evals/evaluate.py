@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 VERSION = 2
 """Raise it when the same arguments make other answers."""
+CHUNK = 2048
+"""Replies that are kept together once they are written: so many a kill may cost."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,18 +126,29 @@ class Subject:
 
     def _known(self, prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> Answers:
         """From the store, or sampled now; always now if nobody can say by a key which model this is."""
+        tell = self.progress(f"sampling {self.name}")
         if self.name not in self.ctx.keys or not self.weights:  # a server's answers are kept one by one
-            return self._sample(prompts, sampling, seed)
+            return self._sample(prompts, sampling, seed, tell)
+        made, size, whole = Answers([], []), max(1, CHUNK // sampling.n), len(prompts) * sampling.n
+        for at in range(0, len(prompts), size):
+            before = at * sampling.n
+            part = self._kept(prompts[at : at + size], sampling, seed, lambda done, _, n=before: tell(n + done, whole))
+            made = Answers(made.samples + part.samples, made.ids + part.ids)
+        return made
+
+    def _kept(self, prompts: Sequence[Prompt], sampling: Sampling, seed: int, tell: Progress) -> Answers:
         asked = [prompt_id(p.prompt) for p in prompts]
         decoding = sampling.model_dump(mode="json")
         key = sha256_of([VERSION, self.ctx.keys[self.name], asked, decoding, seed])[:24]
-        folder = self.ctx.store.cached("samples", key, lambda part: _keep(self._sample(prompts, sampling, seed), part))
+        folder = self.ctx.store.cached(
+            "samples", key, lambda part: _keep(self._sample(prompts, sampling, seed, tell), part)
+        )
         samples = [s for s in read_file(folder / "records.jsonl") if isinstance(s, Sample)]
         flat = np.load(folder / "ids.npy")
         return Answers(samples, np.split(flat, np.cumsum([s.tokens for s in samples])[:-1]))
 
-    def _sample(self, prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> Answers:
-        asked, tell = [p.prompt for p in prompts], self.progress(f"sampling {self.name}")
+    def _sample(self, prompts: Sequence[Prompt], sampling: Sampling, seed: int, tell: Progress) -> Answers:
+        asked = [p.prompt for p in prompts]
         made = self.generator().generate(asked, sampling, seed, tell)
         samples = [
             Sample(

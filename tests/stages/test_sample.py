@@ -1,5 +1,8 @@
 """Stage `sample`: n replies a prompt, scored, once."""
 
+import shutil
+from dataclasses import replace
+
 import pytest
 
 from align.data import read_file
@@ -96,6 +99,30 @@ def test_what_is_asked_is_known_by_what_it_says_whatever_its_id(artifacts, rows,
     assert replies(a=[row("1", "the log")]).keys() == {("the log", "1")}, "an edited prompt is asked again"
     (cat,) = replies(a=[row("9", "a cat", answer="4")]).values()
     assert (cat.id, cat.extra) == ("9", {"answer": "4"})
+
+
+def test_a_run_that_was_stopped_goes_on_from_the_replies_that_are_there(artifacts, prompts, context, monkeypatch):
+    """Five prompts of three replies are kept together; the second five are cut short, and the first not asked again."""
+    stage, whole = SampleReplies.model_validate(FIELDS | {"rewards": []}), context(artifacts | {"prompts": prompts})
+    stage.run(whole)
+    replies = [(s.id, s.index, s.reply) for s in read_file(whole.out / "records.jsonl")]
+    shutil.rmtree(whole.store.inside / "cache" / "samples")
+    monkeypatch.setattr("align.evals.evaluate.CHUNK", 15)
+
+    def counted(stop):
+        told = []
+        ctx = context(artifacts | {"prompts": prompts})
+        again = replace(ctx, emit=lambda event, **v: told.append((v.get("done"), v.get("total"))),
+                        stopping=lambda: bool(told) and told[-1][0] > stop)  # fmt: skip
+        return told, again
+
+    told, stopped = counted(15)
+    with pytest.raises(Interrupted, match=r"stopped while sampling base: \d+ of 36"):
+        stage.run(stopped)
+    told, again = counted(99)
+    stage.run(again)
+    assert min(done for done, total in told if total == 36) > 15 and told[-1] == (36, 36)
+    assert [(s.id, s.index, s.reply) for s in read_file(again.out / "records.jsonl")] == replies
 
 
 def test_a_rule_that_lacks_its_column_is_refused_before_anything_is_sampled(artifacts, rows, context):
