@@ -99,7 +99,7 @@ function column(row, i, against, content) {
   const made = element("div", "reply", element("h4", "", all.policies[i], facts), element("div", "text", ...content),
     element("div", "parts", ...parts), ...shaped(reply.shaped), ...extras(reply.extra));
   made.style.setProperty("--c", `var(--p${i % 8})`);
-  made.querySelector(".text").tabIndex = 0;
+  made.dataset.policy = all.policies[i];
   return made;
 }
 
@@ -195,11 +195,35 @@ function select() {
   more();
 }
 
+// Adds the next cards and returns the first of them.
 function more() {
-  const next = chosen.slice(shown, shown + PAGE);
-  $("cards").append(...next.map(card));
+  const next = chosen.slice(shown, shown + PAGE).map(card);
+  $("cards").append(...next);
   shown += next.length;
   $("more").hidden = shown >= chosen.length;
+  $("chosen").textContent = choice();
+  reach();
+  return next[0];
+}
+
+// What is shown and by what it was chosen, for paper, which has no filters.
+function choice() {
+  const picked = (field) => form[field].selectedOptions[0].textContent;
+  const order = { wins: 1, losses: 1 }[form.order.value] ? `${picked("order")} by ${picked("metric")}` : picked("order");
+  const only = form.only.value ? `, only ${picked("only")}` : "";
+  const wanted = form.words.value.trim() ? `, with the words “${form.words.value.trim()}”` : "";
+  const sides = `${picked("left")} on the left, ${picked("right")} on the right`;
+  return `${shown} of ${all.rows.length}, ${order}${only}${wanted}: ${sides}.`;
+}
+
+// A reply takes the focus where it has to be scrolled.
+function reach() {
+  for (const text of document.querySelectorAll(".text"))
+    if (text.scrollHeight > text.clientHeight) {
+      text.tabIndex = 0;
+      text.setAttribute("role", "group");
+      text.setAttribute("aria-label", `Reply of ${text.parentElement.dataset.policy}`);
+    } else ["tabindex", "role", "aria-label"].forEach((name) => text.removeAttribute(name));
 }
 
 function options(select, names, value) {
@@ -223,7 +247,12 @@ async function start() {
   select();
   form.addEventListener("input", select);
   form.addEventListener("submit", (event) => event.preventDefault());
-  $("more").addEventListener("click", more);
+  addEventListener("resize", reach);
+  $("more").addEventListener("click", () => {
+    const first = more(); // reading goes on there, also by keyboard, where the button may be gone
+    first.tabIndex = -1;
+    first.focus();
+  });
   for (const link of document.querySelectorAll("a[data-metric]"))
     link.addEventListener("click", () => {
       const { left, right, metric } = link.dataset;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -86,6 +87,33 @@ def test_it_can_be_read_by_keyboard_alone(page):
     assert page.inner_text("#count") == "0 of 40"
 
 
+def test_reading_goes_on_where_more_is_shown(page):
+    """By keyboard, to the last card, where the button that had the focus is gone."""
+    place = "[...document.querySelectorAll('.card')].indexOf(document.activeElement.closest('.card'))"
+    for shown in range(6, 40, 6):
+        page.focus("#more")
+        page.keyboard.press("Enter")
+        assert page.evaluate(place) == shown and len(cards(page)) == min(shown + 6, 40)
+    assert page.is_hidden("#more")
+    page.keyboard.press("Tab")
+    assert page.evaluate(place) == 36, "not the top of the page"
+
+
+def test_a_reply_takes_the_focus_where_it_has_to_be_scrolled(browser, tmp_path):
+    long = [replace(sample, reply="so it goes on " * 2000) for sample in samples("base", 0.1)]
+    folder = compared(tmp_path, {"base": long, "tuned": samples("tuned", 0.5)})
+    write(of_folder(folder, "toy"), tmp_path / "report.html")
+    page = browser.new_page()
+    page.goto((tmp_path / "report.html").as_uri())
+    page.wait_for_selector(".card")
+    focus = "[...document.querySelectorAll('.card:first-child .text')].map((e) => [e.tabIndex, e.ariaLabel])"
+    assert page.evaluate(focus) == [[0, "Reply of base"], [-1, None]]
+    page.focus(".card:first-child .text")
+    page.keyboard.press("End")
+    page.wait_for_timeout(500)
+    assert page.evaluate("document.activeElement.scrollTop") > 0
+
+
 def test_paper_and_the_dark(page):
     shown = "getComputedStyle(document.body).backgroundColor"
     page.emulate_media(color_scheme="dark")
@@ -93,6 +121,20 @@ def test_paper_and_the_dark(page):
     page.emulate_media(media="print", color_scheme="dark")
     assert page.evaluate(shown) == "rgb(255, 255, 255)"
     assert page.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
+    assert page.evaluate("getComputedStyle(document.querySelector('ins')).printColorAdjust") == "exact"
+    visible = "document.querySelector('%s').checkVisibility()"
+    assert page.evaluate(visible % ".verdicts li"), "though nobody opened them"
+    assert not page.evaluate(visible % "figure summary") and not page.evaluate(visible % "#count")
+    assert page.inner_text("#chosen") == (
+        "6 of 40, largest wins of the right by quality: base on the left, tuned on the right."
+    )
+    page.emulate_media(media="screen")
+    assert not page.evaluate(visible % "#chosen") and not page.evaluate(visible % ".verdicts li")
+    page.select_option("[name=order]", "asked")
+    page.select_option("[name=only]", "cut")
+    page.fill("[name=words]", "4")
+    told = "2 of 40, as they were asked, only cut off, with the words “4”: base on"
+    assert page.text_content("#chosen").startswith(told)
 
 
 def test_what_judges_said_and_thought_stands_below_the_replies(browser, tmp_path):
@@ -115,6 +157,9 @@ def test_what_judges_said_and_thought_stands_below_the_replies(browser, tmp_path
     page.select_option("[name=metric]", label="wise")
     assert cards(page) == ["Question 0"], "the largest wins of the right by the judge"
     assert page.inner_text(".judged summary") == "wise prefers tuned (0.9)"
+    page.emulate_media(media="print")
+    assert page.is_visible(".judged summary") and not page.is_visible(".judged h5")
+    page.emulate_media(media="screen")
     page.click(".judged summary")
     shown = list(filter(None, page.inner_text(".judged").splitlines()))
     assert shown[1:] == ["with tuned as (A)", f"tuned, for {HOSTILE}", "with base as (A)", "still tuned"]
