@@ -232,6 +232,7 @@ class Loop:
 
     def _save(self) -> None:
         if self.learner.step:  # before the first update there is nothing that would not come out again
+            self.state["anchor"] = self.state.get("trusted")
             checkpoints.save(self._folder, self.learner, self.state, self.stage.checkpoint.keep)
             self.ctx.saved()
 
@@ -293,24 +294,26 @@ class Loop:
         return _summary(account)
 
     def _trust(self) -> None:
-        """Keeps the weights as the last that no sign spoke against. A run that is gone on with from an earlier step
-        comes by this step again, so one file is enough."""
+        """Keeps the weights as the last that no sign spoke against, beside those that the newest checkpoint knows as
+        such, which a run may go on from."""
         if self.stage.hacking.then == "stop":
-            if self.learner.accelerator.is_main_process:
-                checkpoints.keep_weights(self._trusted, self.learner)
             self.state["trusted"] = self.learner.step
+            if self.learner.accelerator.is_main_process:
+                checkpoints.keep_weights(self._trusted("trusted"), self.learner)
+                for old in {*self.ctx.work.glob("trusted-*.pt")} - {self._trusted("trusted"), self._trusted("anchor")}:
+                    old.unlink()
 
     def _go_back(self, signs: list[str]) -> None:
         """Ends training with the weights of the examination before."""
         self.ctx.note(f"step {self.step}: the reward rose, but {'; '.join(signs)}; training ends", "warning")
         self.learner.accelerator.wait_for_everyone()
-        checkpoints.restore_weights(self._trusted, self.learner)
+        checkpoints.restore_weights(self._trusted("trusted"), self.learner)
         self.learner.step = self.state["trusted"]
         self.state["stopped"] = signs
 
-    @property
-    def _trusted(self) -> Path:
-        return self.ctx.work / "trusted.pt"
+    def _trusted(self, name: str) -> Path:
+        """The weights of the step that the state has under a name."""
+        return self.ctx.work / f"trusted-{self.state.get(name) or 0:08d}.pt"
 
     @property
     def _folder(self) -> Path:

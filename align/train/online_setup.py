@@ -54,7 +54,8 @@ def preflight(ctx: Context, stage: Online, critic: Value | None) -> dict[str, An
     adapted = stage.adapter == "continue"
     memory = memory_of(ctx, stage, seen, critic)
     saved = seen.saved_bytes(stage.lora, adapted, stage.checkpoint.keep + 1)
-    trusted = 8 * memory.trained if stage.hacking.then == "stop" else 0  # what is kept, and what is about to be
+    # Weights to go back to: as they are, as the newest checkpoint knows them, and as they are about to be.
+    trusted = 12 * memory.trained if stage.hacking.then == "stop" else 0
     shown = demonstrations(ctx, stage, seen.chat, seen.model.config)
     return {
         "prompts": len(prompts),

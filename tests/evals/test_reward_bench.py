@@ -27,7 +27,7 @@ def test_accuracy_by_source_beside_a_ruler():
 
 def test_probabilities_are_those_of_bradley_terry():
     leads = np.log([3.0, 3.0, 3.0, 1 / 3])  # three quarters sure, and right three times of four
-    found = bench(np.stack([leads, np.zeros(4)], 1), LENGTHS[:4], [""] * 4)
+    found = bench(np.stack([leads + 2, np.full(4, 2.0)], 1), LENGTHS[:4], [""] * 4)
     assert found["calibration_error"] == pytest.approx(0, abs=1e-12)
     assert found["brier"] == pytest.approx((3 * 0.25**2 + 0.75**2) / 4)
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from align.errors import Interrupted
 from align.stages.ppo import PPO
+from align.train.hacking import Watch
 from tests.stages.ppo.conftest import OPTIM, STAGE, notes_of, steps_of, tensors
 
 
@@ -53,6 +54,32 @@ def test_training_stops_at_a_hacked_reward_and_goes_back(inputs, context):
     ctx = context(inputs)
     assert stage.run(ctx) == metrics
     assert all(torch.equal(weights[name], tensor) for name, tensor in tensors(ctx.out).items())
+
+
+def test_what_is_gone_back_to_is_what_the_checkpoint_knew(inputs, context, monkeypatch):
+    """On a GPU a run that goes on is not the same to the bit: what was above suspicion before the kill, after the
+    checkpoint that it goes on from, may not be so again."""
+
+    class Killed(BaseException):
+        pass
+
+    def killed(event, **values):
+        if event == "step" and values["step"] == 5:
+            raise Killed
+
+    made = STAGE | {"steps": 6, "hacking": {"then": "stop"}, "checkpoint": {"every": 3}}
+    stage = PPO(**made, held_out={"prompts": "$prompts", "every": 2})
+    with pytest.raises(Killed):
+        stage.run(dataclasses.replace(context(inputs), emit=killed))
+    monkeypatch.setattr(Watch, "signs", lambda self, account, after: ["as it seems"])
+    ctx = context(inputs)
+    assert stage.run(ctx)["steps"] == 2
+    found = tensors(ctx.out)
+    for folder in (ctx.work, ctx.out):
+        shutil.rmtree(folder)
+    ctx = context(inputs)
+    PPO(**STAGE | {"steps": 2}).run(ctx)
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors(ctx.out).items())
 
 
 def test_a_reward_that_proves_to_be_hacked_in_the_end_is_gone_back_from_too(inputs, context):
