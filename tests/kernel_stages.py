@@ -16,6 +16,15 @@ from align.disk import sha256_of
 from align.errors import CheckError, Interrupted
 from align.stage import Context, Kind, PolicyRef, RecordsRef, Stage
 
+RECIPE = """\
+name: toy
+plugins: [kernel_stages.py]
+stages:
+  a: {stage: count}
+  b: {stage: count, after: $a, steps: 4}
+  c: {stage: count, steps: 5}
+"""
+
 
 def fault(ctx: Context, what: str) -> bool:
     """Whether FAULT asks for this; once only, so that the next run comes through."""

@@ -10,16 +10,7 @@ from pathlib import Path
 import pytest
 
 from align.cli import main
-from tests.kernel_stages import copy_to
-
-RECIPE = """\
-name: toy
-plugins: [kernel_stages.py]
-stages:
-  a: {stage: count}
-  b: {stage: count, after: $a, steps: 4}
-  c: {stage: count, steps: 5}
-"""
+from tests.kernel_stages import RECIPE, copy_to
 
 
 @dataclass(frozen=True)

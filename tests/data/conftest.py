@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from align.data.chat import Chat
 from align.models.tokenizers import train_tokenizer
 
 CHATML = (
@@ -38,6 +39,17 @@ def tokenizer() -> PreTrainedTokenizerBase:
     made = train_tokenizer((), "bytes", template=CHATML)
     made.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
     return made
+
+
+@pytest.fixture
+def end(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id of the mark that ends a message."""
+    return tokenizer.convert_tokens_to_ids("<|im_end|>")  # type: ignore[return-value]
+
+
+@pytest.fixture
+def chat(tokenizer: PreTrainedTokenizerBase, end: int) -> Chat:
+    return Chat(tokenizer, tokenizer.chat_template, (end,))  # type: ignore[arg-type]
 
 
 @pytest.fixture

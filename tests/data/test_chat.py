@@ -22,16 +22,6 @@ def supervised(tokenizer: PreTrainedTokenizerBase, ids: list[int], mask: list[bo
     return spelled(tokenizer, (i for i, counts in zip(ids, mask, strict=True) if counts))
 
 
-@pytest.fixture
-def end(tokenizer) -> int:
-    return tokenizer.convert_tokens_to_ids("<|im_end|>")
-
-
-@pytest.fixture
-def chat(tokenizer, end) -> Chat:
-    return Chat(tokenizer, tokenizer.chat_template, (end,))
-
-
 def test_a_conversation_is_what_the_template_writes_up_to_its_last_end_token(chat, tokenizer):
     ids, mask = chat.conversation(said("hi", "hello", "and?", "bye"))
     whole = tokenizer.apply_chat_template([m.row() for m in said("hi", "hello", "and?", "bye")], return_dict=False)

@@ -30,16 +30,6 @@ def pair(asked: str, chosen: str, rejected: str, **numbers: float) -> Preference
 
 
 @pytest.fixture
-def end(tokenizer) -> int:
-    return tokenizer.convert_tokens_to_ids("<|im_end|>")
-
-
-@pytest.fixture
-def chat(tokenizer, end) -> Chat:
-    return Chat(tokenizer, tokenizer.chat_template, (end,))
-
-
-@pytest.fixture
 def raw(tokenizer) -> Chat:
     """BOS, one token a byte, one stop id: lengths can be counted by hand."""
     return Chat(tokenizer, "raw", (tokenizer.eos_token_id,))

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from align.config import Model
+from align.config import Lora, Model
 from align.models.loaded import Loaded
-from align.models.policy import from_scratch
+from align.models.policy import from_scratch, load_policy
 from align.models.smoke import shrunk
 from align.models.tokenizers import train_tokenizer
 from align.models.weights import save_model
@@ -59,6 +59,12 @@ def keep(store: Store) -> Keep:
         return store.commit(stage, kind, {"loss": 0.5}, MANIFEST | {"stage": stage, "inputs": taken})  # type: ignore[arg-type]
 
     return make
+
+
+@pytest.fixture
+def sft(store: Store, outside: Outside, keep: Keep) -> Artifact:
+    """A trained adapter on an outside model."""
+    return keep(trained(load_policy(outside(), store=store, train=True, lora=Lora(r=4))), "sft")
 
 
 def shake(parameters: Any, scale: float = 0.1, seed: int = 0) -> None:

@@ -32,11 +32,6 @@ def assert_same(found, expected, tolerance=1e-5):
 
 
 @pytest.fixture
-def sft(store, outside, keep):
-    return keep(trained(load_policy(outside(), store=store, train=True, lora=Lora(r=4))), "sft")
-
-
-@pytest.fixture
 def stacked(store, sft):
     """Makes the same policy again and again: a trained adapter on an inherited one."""
     return lambda: trained(load_policy(sft, store=store, train=True, lora=Lora(r=2)), seed=3)

@@ -26,11 +26,6 @@ def near(expected):
 
 
 @pytest.fixture
-def sft(store, outside, keep):
-    return keep(trained(load_policy(outside(), store=store, train=True, lora=Lora(r=4))), "sft")
-
-
-@pytest.fixture
 def dpo(store, keep, sft):
     return keep(trained(load_policy(sft, store=store, train=True, lora=Lora(r=2))), "dpo", policy=sft)
 

@@ -26,11 +26,6 @@ def near(expected):
 
 
 @pytest.fixture
-def sft(store, outside, keep):
-    return keep(trained(load_policy(outside(), store=store, train=True, lora=Lora(r=4))), "sft")
-
-
-@pytest.fixture
 def full(store, outside, keep):
     return keep(trained(load_reward(outside(), store=store, train=True)), "full", "reward")
 

@@ -29,12 +29,6 @@ def reference_numbers(policy: Policy) -> list[float]:
         return [value for row in rows() for value in logps(model, row)]
 
 
-@pytest.fixture
-def sft(store, outside, keep):
-    """An adapter on an outside model."""
-    return keep(trained(load_policy(outside(), store=store, train=True, lora=Lora(r=4))), "sft")
-
-
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen2", "qwen3", "gemma", "mixtral", "phi3", "gpt_neox"])
 def test_full_weights_compute_the_same_after_saving(architecture, store, outside, keep):
     policy = trained(load_policy(outside(architecture), train=True))

@@ -18,11 +18,6 @@ from tests.models.conftest import numbers, rows, shake, trained
 
 
 @pytest.fixture
-def sft(store, outside, keep):
-    return keep(trained(load_policy(outside(), store=store, train=True, lora=Lora(r=4))), "sft")
-
-
-@pytest.fixture
 def reward(store, keep, sft):
     """An adapter with other targets than the policy's, on the same stack."""
     lora = Lora(r=3, targets=("v_proj", "up_proj"))

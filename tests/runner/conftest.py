@@ -16,16 +16,7 @@ from align.machine import Machine
 from align.recipe import Recipe, load
 from align.runner import Outcome, plan, run
 from align.store import Store
-from tests.kernel_stages import copy_to
-
-RECIPE = """
-name: toy
-plugins: [kernel_stages.py]
-stages:
-  a: {stage: count}
-  b: {stage: count, after: $a, steps: 4}
-  c: {stage: count, steps: 5}
-"""
+from tests.kernel_stages import RECIPE, copy_to
 
 PROGRAM = """
 import json, sys

@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 
 import pytest
 from safetensors.torch import load_file
@@ -16,7 +15,7 @@ from align.stages.ppo import PPO
 from align.store import Artifact
 from align.train import online_setup
 from align.train.online_setup import setting
-from tests.stages.conftest import SIZES, tokenizer
+from tests.stages.conftest import SIZES, tokenizer, with_contract
 from tests.stages.ppo.conftest import LORA, ONE_BACKBONE, OPTIM, SAMPLING, STAGE, notes_of, steps_of
 
 
@@ -116,10 +115,8 @@ def test_a_reward_model_reads_text_with_its_own_tokenizer(inputs, context, byte_
             act(PPO(**made, value={"start": "reward"}), context(given))
     PPO(**made | {"steps": 1}).run(context(inputs))
     assert "the critic starts from reward 'judge'" in notes_of(context)
-    shutil.copytree(inputs["judge"].path, tmp_path / "begins")  # the same vocabulary, but texts begin with <s>
-    contract = json.loads((tmp_path / "begins" / "contract.json").read_text())
-    (tmp_path / "begins" / "contract.json").write_text(json.dumps(contract | {"bos": 1}))
-    begins = inputs | {"judge": Artifact("reward", "begins", tmp_path / "begins")}
+    other = with_contract(inputs["judge"], tmp_path / "begins", bos=1)  # the same words, but texts begin with <s>
+    begins = inputs | {"judge": other}
     with pytest.raises(ContractError, match="no trained reward shares the policy's tokens: bos"):
         PPO(**made, value={"start": "reward"}).check(context(begins))
     with pytest.raises(ContractError, match=r"tokens: there is none. Write policy, or shared"):
