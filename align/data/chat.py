@@ -9,7 +9,9 @@ none, with the model's own after the last reply.
 Refused, because training on it goes silently wrong: a template that renders a prompt otherwise once a reply follows,
 replies that are not found in the rendered text, generation marks that leave out part of a reply, doubled BOS, and stop
 tokens within a reply. What is only read, as a reward model or a critic reads it, is never refused for a reply of which
-the template makes something else: policies write anything, and a single `</think>` would end a run.
+the template makes something else: policies write anything, and a single `</think>` would end a run. Nor does such a
+text speak for the template: where it spells a special token, it is read as text, or a reply could end the question
+about it and give a judge's answer.
 """
 
 from __future__ import annotations
@@ -89,6 +91,7 @@ class Chat:
 
     def prompt(self, messages: Messages) -> list[int]:
         """Ids of a prompt, up to where the assistant begins to speak, or goes on where the last message is its own."""
+        messages = tuple(replace(message, content=self.plain(message.content)) for message in messages)
         if messages and messages[-1].role == "assistant":
             return self.prompt(messages[:-1]) + self.begun(messages[:-1], messages[-1].content)
         return [i for ids in self.encode(self.prompt_pieces(messages)) for i in ids]
@@ -113,6 +116,7 @@ class Chat:
     def heard(self, prompt: Messages, reply: str) -> list[int]:
         """The same of a reply that is only read: as it stands where the template makes something else of it, or of one
         in the prompt. Raises CheckError where the template does so to any reply."""
+        reply = self.plain(reply)
         try:
             return self.reply(prompt, (Message("assistant", reply),))
         except Rewritten:
@@ -154,6 +158,13 @@ class Chat:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, special tokens left out."""
         return str(self.tokenizer.decode([*ids], skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def plain(self, content: str) -> str:
+        """A content that spells no special token: a blank stands in each, unless it is one character, such as a line
+        break. `raw` leaves contents as they are."""
+        if self.raw:
+            return content
+        return self._special.sub(lambda found: " ".join(filter(None, (found[0][:1], found[0][1:]))), content)
 
     def spells_special(self, messages: Messages) -> bool:
         """Whether a content spells a special token, which would be read as that token and break the turns."""

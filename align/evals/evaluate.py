@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from align.generate.base import Generator, Progress
     from align.models.policy import Policy
 
-VERSION = 2
+VERSION = 3
 """Raise it when the same arguments make other answers."""
 CHUNK = 2048
 """Replies that are kept together once they are written: so many a kill may cost."""

@@ -25,7 +25,7 @@ from align.stage import Context, Reference
 if TYPE_CHECKING:
     from align.evals.harness.tasks import Exam, Row
 
-VERSION = 2
+VERSION = 3
 """Raise it when the same questions to the same model make other rows."""
 
 

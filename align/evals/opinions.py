@@ -30,7 +30,7 @@ THOUGHTFUL = 16
 """The same of a judge that reasons, which takes so much longer."""
 ANSWER = 16
 """Tokens of the answer after reasoning, and of what asks for it."""
-VERSION = 1
+VERSION = 2
 """Raise it when the same pairs would be asked about otherwise."""
 
 

@@ -25,7 +25,7 @@ REQUEST = (
     "Say the text below in other words. Keep its language, its meaning and every fact in it, and do not reply to it. "
     "Write nothing but the new wording."
 )
-VERSION = 1
+VERSION = 2
 """Raise it when the same questions would be put otherwise."""
 SHORT = 40
 """Characters. A text that is shorter may grow as if it had so many."""

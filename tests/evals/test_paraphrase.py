@@ -90,4 +90,4 @@ def test_a_model_that_a_key_names_is_asked_once(tmp_path, monkeypatch):
 def test_one_rewording_each():
     with pytest.raises(ValueError, match="put in other words once; n is 3"):
         Paraphrase.model_validate({"paraphrase": "$writer", "sampling": {"n": 3}})
-    assert paraphrase.VERSION == 1
+    assert paraphrase.VERSION == 2
