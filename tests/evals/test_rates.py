@@ -29,6 +29,14 @@ def test_the_exact_test_is_statsmodels():
     assert mcnemar(np.zeros(5)) == 1
 
 
+def test_the_test_of_clusters_by_hand():
+    """20 pairs that say the same twice, 12 of them for and 4 against: the design effect is 2 (20 / 19) / (40 / 39), so
+    the statistic is 16 / sqrt(32 x 39 / 19) = 1.9742, of a t-distribution with 19 degrees of freedom."""
+    gap = np.repeat(np.r_[np.ones(12), -np.ones(4), np.zeros(4)], 2)
+    assert mcnemar(gap, of(20, 2)) == pytest.approx(0.0631, abs=1e-4)
+    assert mcnemar(-gap, of(20, 2)) == mcnemar(gap, of(20, 2)) > mcnemar(gap)
+
+
 def test_the_interval_of_paired_rates_by_hand():
     """(13 - 5) / 52 -+ 1.96 sqrt((13/52 + 5/52 - (8/52)^2) / 52)."""
     low, high = paired_rates(12, 4, 50)
