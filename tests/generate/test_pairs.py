@@ -12,8 +12,8 @@ PROMPT = Prompt("1", (Message("user", "why?"),), {"topic": 3})
 
 def test_neighbours_make_pairs():
     made = paired(tuple((text, "stop") for text in "abcde"), keep_unfinished=False)
-    assert made == {"judged": [{"replies": [["a", "stop"], ["b", "stop"]]}, {"replies": [["c", "stop"], ["d", "stop"]]}],
-                    "left_out": {}}  # fmt: skip
+    beside = [{"replies": [[one, "stop"], [other, "stop"]]} for one, other in ("ab", "cd")]
+    assert made == {"judged": beside, "left_out": {}}
 
 
 @pytest.mark.parametrize("turned", [False, True])
