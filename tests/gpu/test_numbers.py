@@ -15,6 +15,7 @@ from align.config import Optim
 from align.data.tree import Reply, Tree, collate
 from align.machine import Machine
 from align.models.attention import prefer_flex
+from align.models.compiled import compile_layers
 from align.models.critic import ActorCritic, value_head
 from align.models.logprobs import LanguageModel
 from align.train.learner import Learner, accelerator
@@ -83,6 +84,18 @@ def test_log_probs_by_flex_attention_are_those_by_dense_masks(tiny: Callable[...
     expected = logps(model, pairs)
     assert prefer_flex(model, "cuda", 64)
     torch.testing.assert_close(logps(model, pairs), expected, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("flex", [False, True])
+def test_log_probs_of_compiled_layers_are_those_of_the_model(
+    tiny: Callable[..., Any], pairs: list[Tree], flex: bool
+) -> None:
+    model = tiny("llama", hidden_size=64, head_dim=16).cuda()
+    expected = logps(model, pairs)
+    assert not flex or prefer_flex(model, "cuda", 64)
+    assert compile_layers(model) == 2
+    for trees in (pairs, pairs[:1]):
+        torch.testing.assert_close(logps(model, trees), expected[: len(logps(model, trees))], atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize(
