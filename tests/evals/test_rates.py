@@ -29,6 +29,16 @@ def test_the_exact_test_is_statsmodels():
     assert mcnemar(np.zeros(5)) == 1
 
 
+def test_the_interval_of_clusters_by_hand():
+    """20 pairs that say the same twice are 40 x 19 / 39 observations, times (1.95996 / 2.09302)^2 for so few clusters:
+    Wilson's interval of 0.6 of 17.088."""
+    right = np.repeat(np.r_[np.ones(12), np.zeros(8)], 2)
+    n, z = 40 * 19 / 39 * (1.959964 / 2.093024) ** 2, 1.959964
+    middle, half = 0.6 + z**2 / 2 / n, z * np.sqrt(0.6 * 0.4 / n + z**2 / 4 / n**2)
+    expected = ((middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n))
+    assert wilson(right, of(20, 2)) == pytest.approx(expected, abs=1e-5)
+
+
 def test_the_test_of_clusters_by_hand():
     """20 pairs that say the same twice, 12 of them for and 4 against: the design effect is 2 (20 / 19) / (40 / 39), so
     the statistic is 16 / sqrt(32 x 39 / 19) = 1.9742, of a t-distribution with 19 degrees of freedom."""
