@@ -227,6 +227,10 @@ class Store:
             raise StoreError(f"{final}: damaged while it was put in place")
         return made
 
+    def holds(self, name: str, key: str) -> bool:
+        """Whether a cache entry is there."""
+        return (self.inside / "cache" / name / key).is_dir()
+
     def cached(self, name: str, key: str, make: Callable[[Path], None]) -> Path:
         """The folder of one cache entry, which `make` fills once, whatever kills it and however many ask."""
         folder = self.inside / "cache" / name / key
@@ -242,7 +246,8 @@ class Store:
                     sync(path)
                 sync_folders(part)
                 os.rename(part, folder)
-        os.utime(folder)  # used now: see CACHE_DAYS
+        with contextlib.suppress(OSError):  # in a store that is somebody else's
+            os.utime(folder)  # used now: see CACHE_DAYS
         return folder
 
     # Names for people

@@ -284,7 +284,7 @@ def test_an_attempt_goes_on_from_what_was_saved(tmp_path: Path) -> None:
 
 
 def test_ranks_wait_for_one_another_as_long_as_it_takes() -> None:
-    """Rank 0 alone may compute for hours; the defaults are ten minutes for NCCL and thirty for gloo."""
+    """What one has to write may take hours longer; the defaults are ten minutes for NCCL and thirty for gloo."""
     asked = """
 import torch
 from align.machine import Machine

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
 
 from align.data.tree import Layout, Tree
 from align.errors import TrainingError
@@ -43,7 +44,8 @@ def with_reference(
     device: torch.device,
     names: tuple[str, ...] = ("reference_chosen", "reference_rejected"),
 ) -> list[Tree]:
-    """The same trees with the reference's summed log-prob of each reply among their numbers, in nats.
+    """The same trees with the reference's summed log-prob of each reply among their numbers, in nats; ranks share the
+    work.
 
     policy: the one that will train, before its first update. key: the content key of what it was loaded from. Raises
     TrainingError if eight trees do not come out as stored.
@@ -55,12 +57,20 @@ def with_reference(
         device=device, dtype=policy.contract.dtype,
     )  # fmt: skip
 
-    def make(folder: Path) -> None:
-        progress = partial(ctx.emit, "progress", what="reference log-probs", total=len(trees))
-        np.save(folder / "logps.npy", np.stack(measure(trees, progress=lambda done: progress(done=done))))
+    def tell(done: int) -> None:
+        ctx.emit("progress", what="reference log-probs", total=len(trees), done=min(done * ranks, len(trees)))
 
-    with PartialState().main_process_first():
-        stored = np.load(ctx.store.cached("reference", _key(key, policy, trees), make) / "logps.npy")
+    def make(folder: Path) -> None:
+        np.save(folder / "logps.npy", np.stack(shares or measure(trees, progress=tell)))
+
+    state, name = PartialState(), _key(key, policy, trees)
+    rank, ranks, shares = state.process_index, state.num_processes, list[np.ndarray]()
+    if ranks > 1 and not gather_object([ctx.store.holds("reference", name)])[0]:
+        mine = measure(trees[rank::ranks], progress=tell)
+        numbered = gather_object([(i * ranks + rank, values) for i, values in enumerate(mine)])
+        shares = [values for _, values in sorted(numbered, key=lambda pair: pair[0])]
+    with state.main_process_first():
+        stored = np.load(ctx.store.cached("reference", name, make) / "logps.npy")
     probes = [int(i) for i in np.linspace(0, len(trees) - 1, min(PROBES, len(trees)))]
     module.train()  # as it will be in the first update, dropout and all
     for i, now in zip(probes, measure([trees[i] for i in probes]), strict=True):

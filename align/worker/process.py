@@ -18,8 +18,8 @@ from align.errors import DependencyError
 from align.machine import Machine
 
 PATIENCE = timedelta(days=7)
-"""How long a rank waits for another. By default NCCL ends everything after ten minutes, while rank 0 computes what the
-reference says of all rows. A rank that died needs no such limit: the runner sees it and ends the others."""
+"""How long a rank waits for another. By default NCCL ends everything after ten minutes, while one has much longer
+replies to write than another, or rank 0 a checkpoint. A rank that died needs no limit: the runner ends the others."""
 
 
 def seed_all(seed: int, torch_too: bool) -> None:

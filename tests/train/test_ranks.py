@@ -58,6 +58,17 @@ def test_two_ranks_make_the_step_of_one(made):
             torch.testing.assert_close(two[name]["weights"][tensor], weights, atol=2e-5, rtol=1e-4)
 
 
+def test_two_ranks_share_what_the_reference_says(made):
+    """Of nine pairs rank 0 measures five; eight are measured again by both, each time."""
+    one, two = (found["reference"] for found in made["fit"])
+    for told in (*one["told"], *two["told"]):
+        assert torch.tensor(told).flatten().tolist() == pytest.approx(
+            torch.tensor(one["told"][0]).flatten().tolist(), abs=1e-4
+        )
+    assert len(one["seen"]) == len(two["seen"]) == 3
+    assert two["seen"][0] < one["seen"][0] and two["seen"][1:] == one["seen"][1:]
+
+
 def test_two_ranks_play_and_learn_as_one(made):
     """Three prompts between two ranks: the same replies, before and after an update, and the same step.
     Trap 31: also with a critic's adapter beside the policy's."""
