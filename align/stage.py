@@ -232,7 +232,10 @@ class Context:
         return seed_of(self.seed, self.type, *role)
 
     def saved(self) -> None:
-        """Say that what was done so far outlives a kill, so that its time counts where a later run goes on from it."""
+        """Say that what was done so far outlives a kill, so that its time counts where a later run goes on from it.
+
+        What lies in a cache of the store, which another stage may have filled, is not meant.
+        """
         self.emit("saved")
 
     def note(self, text: str, level: Literal["info", "warning"] = "info") -> None:
