@@ -92,8 +92,11 @@ def block_mask(until: Tensor) -> Any:
     later = first[:, None] > first
     some = (later & (ends.amax(-1)[:, None] > first[:, None])) | torch.eye(len(first), device=until.device).bool()
     whole = later & (ends.amin(-1)[:, None] >= first[:, None] + BLOCK)  # (R, queries, keys)
-    blocks = [(kind.sum(-1), kind.int().argsort(descending=True, stable=True)) for kind in (some & ~whole, whole)]
-    return BlockMask.from_kv_blocks(*(x[:, None].int() for pair in blocks for x in pair), BLOCK, seen, (width, width))
+    partial, full = (
+        (kind.sum(-1)[:, None].int(), kind.int().argsort(descending=True, stable=True)[:, None].int())
+        for kind in (some & ~whole, whole)
+    )
+    return BlockMask.from_kv_blocks(*partial, *full, BLOCK_SIZE=BLOCK, mask_mod=seen, seq_lengths=(width, width))
 
 
 def prefer_flex(model: Any, device: torch.device | str, longest: int) -> bool:

@@ -76,7 +76,7 @@ def attend(
     return _attend_trees(module, query, key, value, attention_mask, options)
 
 
-@torch.compiler.disable  # it goes by the numbers of the mask
+@torch.compiler.disable()  # it goes by the numbers of the mask
 def _attend_trees(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, options: dict[str, Any]
 ) -> tuple[Tensor, None]:
