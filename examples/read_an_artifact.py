@@ -1,6 +1,6 @@
 """Open what `run_a_recipe.py` left behind: where it came from, what was found, and a metric of one's own on replies.
 
-python examples/read_an_artifact.py [STORE]
+Run it with `python examples/read_an_artifact.py [STORE]`.
 """
 
 import json

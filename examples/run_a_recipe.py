@@ -1,6 +1,6 @@
 """Run a recipe from Python: change a field, watch the events, read the result.
 
-python examples/run_a_recipe.py [STORE]
+Run it with `python examples/run_a_recipe.py [STORE]`.
 """
 
 import sys

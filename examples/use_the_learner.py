@@ -1,6 +1,6 @@
 """Train without a recipe: text to trees, a model from scratch, and every optimizer step in plain sight.
 
-python examples/use_the_learner.py
+Run it with `python examples/use_the_learner.py`.
 """
 
 from pathlib import Path
