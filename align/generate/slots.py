@@ -29,6 +29,8 @@ from align.models.blocks import SDPA
 
 ROOM = 128
 """Slots have a multiple of so many columns: a graph is captured for each width."""
+SPARE = 4
+"""Rows that are left are given slots of their own where there are so many times as many."""
 DEVICE = "cuda"
 """Where it pays."""
 TRIAL = 64
@@ -81,9 +83,10 @@ class Slots:
         return self._filled(slots)
 
     def keep(self, rows: Sequence[int]) -> Slots:
-        """Goes on with these rows alone, and for good: where they take half of the slots, the others are given back."""
+        """Goes on with these rows alone, and for good: where they take a quarter of the slots, the others are given
+        back. Not before, for the step is captured anew."""
         slots = [self._slots[row] for row in rows]
-        if len(slots) * 2 > self.size:
+        if len(slots) * SPARE > self.size:
             return self._filled(slots)
         self._lay(slots, self.columns - 1)
         return self._filled(range(self.size))
