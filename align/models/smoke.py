@@ -102,7 +102,8 @@ def _light(name: str, value: Any) -> Any:
 
 
 def _write_model(entry: Model, base: Path, folder: Path, head: Head) -> None:
-    from transformers import AutoModelForSequenceClassification
+    import torch
+    from transformers import AutoConfig, AutoModelForSequenceClassification
 
     from align.models.policy import from_scratch
     from align.models.tokenizers import train_tokenizer
@@ -111,7 +112,11 @@ def _write_model(entry: Model, base: Path, folder: Path, head: Head) -> None:
     tokenizer = train_tokenizer((), "bytes")
     if entry.stop:
         tokenizer.add_special_tokens({"additional_special_tokens": list(entry.stop)})
-    policy = from_scratch(shrunk(_config(entry, base)), tokenizer)
+    try:
+        policy = from_scratch(shrunk(_config(entry, base)), tokenizer)
+        policy.model.generate(torch.ones(1, 2, dtype=torch.long), max_new_tokens=2)  # type: ignore[operator]
+    except Exception:  # sizes that hang together as only this architecture knows
+        policy = from_scratch(shrunk(AutoConfig.for_model("llama")), tokenizer)
     model: Any = policy.model
     model.get_output_embeddings().weight.data[policy.contract.stop[0]] *= ENDING
     if head == "score":
@@ -163,8 +168,10 @@ def shrunk(config: PretrainedConfig) -> dict[str, Any]:
     heads, groups = (getattr(config, f"num_{kind}_heads", None) for kind in ("attention", "key_value"))
     if heads and groups:
         small["num_key_value_heads"] = max(1, 4 * groups // heads)
-    kept = {name: value for name, value in small.items() if getattr(config, name, None) is not None}
-    if types := getattr(config, "layer_types", None):
-        kept["layer_types"] = list(types[:2])
+    said = config.to_dict().keys()  # what a config derives from others can't be given to it
+    known = said | {name for name, meant in config.attribute_map.items() if meant in said}
+    kept = {name: value for name, value in small.items() if name in known and getattr(config, name, None) is not None}
+    if "layer_types" in known and (types := getattr(config, "layer_types", None)):
+        kept["layer_types"] = [*dict.fromkeys(types), types[0]][:2]  # two kinds of layers, where there are
     tied = {"tie_word_embeddings": config.tie_word_embeddings}
     return {"architecture": config.model_type, **tied, **kept}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from transformers import AutoConfig
 
 from align.config import Data, Model, Sampling
 from align.data import load
@@ -39,6 +40,23 @@ def test_hub_names_get_their_architecture(name, architecture, store):
     assert policy.model.config.model_type == architecture
     assert policy.contract.dtype == "bfloat16"
     assert sum(p.numel() for p in policy.model.parameters()) < 100_000
+
+
+@pytest.mark.parametrize(
+    ("architecture", "standing_in"),
+    [
+        ("mamba", "mamba"),
+        ("falcon", "falcon"),
+        ("qwen3_next", "qwen3_next"),
+        ("nemotron", "llama"),
+        ("deepseek_v3", "llama"),
+    ],
+)
+def test_any_architecture_has_a_stand_in(architecture, standing_in, tmp_path, store):
+    """Its own kind where that can be made small: some derive sizes, and some want ones that hang together."""
+    AutoConfig.for_model(architecture).save_pretrained(tmp_path / "model")
+    policy = load_policy(stand_in(Model(path="model"), architecture, tmp_path, store))
+    assert policy.model.config.model_type == standing_in
 
 
 def test_a_local_model_is_shrunk_from_its_own_config(outside, store):

@@ -85,9 +85,12 @@ def gated(folder: Path, *limits: dict[str, Any], flipped: bool = False, n: int =
 def test_guards_fail_where_a_breach_is_shown_and_demands_pass_where_a_change_is(
     tmp_path: Path, limit: dict[str, Any], verdict: str, passed: bool
 ) -> None:
+    values = []
     for flipped in (False, True):
         found = gated(tmp_path, limit, flipped=flipped)
         assert ([one["verdict"] for one in found["limits"]], found["passed"]) == ([verdict], passed)
+        values += [one["value"] for one in found["limits"]]
+    assert values[0] == pytest.approx(values[1])
 
 
 def test_all_limits_must_hold_and_the_reason_names_those_that_do_not(tmp_path: Path) -> None:
