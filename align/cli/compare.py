@@ -155,9 +155,10 @@ def _run(
 
 
 def _report(folder: Path, inputs: dict[str, Any], store: Store, file: Path) -> None:
-    from align.evals import report
+    from align.evals.report.material import of_inputs
+    from align.evals.report.page import write
 
-    report.write(report.of_inputs(folder, "comparison", inputs, store), file)
+    write(of_inputs(folder, "comparison", inputs, store), file)
     print(f"report: {file}")
 
 

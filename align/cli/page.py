@@ -15,7 +15,7 @@ from align.recipe import load
 from align.store import Artifact, Store
 
 if TYPE_CHECKING:
-    from align.evals.report import Material
+    from align.evals.report.material import Material
 
 
 def report(
@@ -38,7 +38,7 @@ def report(
 
     Example: align report quickstart --figures figures/
     """
-    from align.evals.report import write
+    from align.evals.report.page import write
 
     material, beside = _found(store_at(store), address)
     file = out or beside
@@ -48,7 +48,7 @@ def report(
 
 def _found(store: Store, address: str) -> tuple[Material, Path]:
     """What to report, and where its page goes unless told otherwise."""
-    from align.evals.report import of_artifact, of_folder
+    from align.evals.report.material import of_artifact, of_folder
 
     folder = Path(address)
     for recipe in _recipes(address):

@@ -10,7 +10,8 @@ from align.disk import sha256_of_file
 from align.errors import CheckError, DependencyError, RecipeError
 from align.evals.benchmarks import Benchmark
 from align.evals.examining import exams
-from align.evals.report import of_folder, write
+from align.evals.report.material import of_folder
+from align.evals.report.page import write
 from align.models.contract import logps
 from align.models.policy import load_policy
 from align.recipe import load

@@ -13,11 +13,11 @@ from typing import Any
 from align.data import read_file
 from align.disk import sha256_of_file
 from align.errors import RecipeError
+from align.evals.report import COMPARISON
 from align.evals.statistics import shown
 from align.records import Sample
 from align.store import Ancestor, Artifact, Store
 
-COMPARISON = "comparison.json"
 ONLY_ASKED = ("prompts", "held_out", "test", "watch", "judge", "critic")
 """Fields whose inputs teach nothing."""
 Curve = tuple[list[float], list[float]]
@@ -144,11 +144,6 @@ def of_inputs(folder: Path, title: str, inputs: Mapping[str, Any], store: Store)
         for name, value in inputs.items()
     )  # fmt: skip
     return of_folder(folder, title, Ancestor("", "comparison", "", None, taken))
-
-
-def comparisons(made: Iterable[Artifact]) -> list[Artifact]:
-    """Those artifacts of which a report can be made, in their order."""
-    return [artifact for artifact in made if artifact.kind == "report" and (artifact.path / COMPARISON).is_file()]
 
 
 def _made(ancestors: Iterable[Ancestor]) -> list[Made]:

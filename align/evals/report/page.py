@@ -13,17 +13,15 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from align.disk import sha256_of_file
 from align.evals.report import words
 from align.evals.report.charts import charts
 from align.evals.report.draw import POLICIES, Chart, stylesheet
 from align.evals.report.further import best_of, brittleness, ratings
-from align.evals.report.material import COMPARISON, Material, of_artifact
+from align.evals.report.material import Material
 from align.evals.report.principles import Shaping
 from align.evals.report.samples import packed, scored
 from align.evals.report.training import accuracies, calibrations, curves, lineage
 from align.evals.statistics import shown
-from align.store import Artifact, Store
 
 CONTENTS = {
     "metrics": "Metrics",
@@ -39,8 +37,6 @@ CONTENTS = {
     "method": "Method",
 }
 """Sections, as the navigation calls them."""
-HEAD = 500
-"""Characters at whose end a page has said what it is about."""
 
 
 def write(of: Material, file: Path, figures: Path | None = None) -> None:
@@ -54,13 +50,6 @@ def write(of: Material, file: Path, figures: Path | None = None) -> None:
     if figures is not None:
         for chart in chain.from_iterable(drawn.values()):
             chart.save(figures)
-
-
-def refresh(made: Artifact, store: Store, file: Path) -> None:
-    """Writes the page about an artifact, unless the file is about this very comparison."""
-    head = file.read_text("utf-8")[:HEAD] if file.is_file() else ""
-    if sha256_of_file(made.path / COMPARISON) not in head:
-        write(of_artifact(made, store), file)
 
 
 def _page(of: Material, drawn: dict[str, list[Chart]]) -> str:

@@ -14,7 +14,7 @@ import pytest
 from align.data import write
 from align.evals.compare import comparison
 from align.evals.metrics import descriptions, scores
-from align.evals.report import Material, of_folder
+from align.evals.report.material import Material, of_folder
 from align.records import Message, Sample
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> ]]> <!-- {{ 7*7 }} &lt;b&gt;"

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from align.data.files import write_rows
-from align.evals.report import Material, of_folder, write
+from align.evals.report.material import Material, of_folder
+from align.evals.report.page import write
 from align.records import prompt_id
 from tests.evals.report.conftest import HOSTILE, compared, samples
 

@@ -9,8 +9,9 @@ from html import unescape
 import pytest
 
 from align.errors import RecipeError
-from align.evals.report import comparisons, of_artifact, of_folder, of_inputs, refresh
+from align.evals.report import comparisons, refresh
 from align.evals.report.charts import charts
+from align.evals.report.material import of_artifact, of_folder, of_inputs
 from align.evals.report.training import accuracies, calibrations, curves
 from align.store import Store
 from tests.evals.report.conftest import compared, samples

@@ -10,7 +10,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from align.evals.report import of_folder, write
+from align.evals.report.material import of_folder
+from align.evals.report.page import write
 from tests.evals.report.conftest import HOSTILE, compared
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from align.constitution import find
 from align.data import write as write_records
-from align.evals.report import of_artifact, write
+from align.evals.report.material import of_artifact
+from align.evals.report.page import write
 from align.evals.report.principles import Shaping
 from align.records import Demonstration, Message, Preference, Sample
 from align.store import Store

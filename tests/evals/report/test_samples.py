@@ -6,7 +6,7 @@ import base64
 import gzip
 import json
 
-from align.evals.report import of_folder
+from align.evals.report.material import of_folder
 from align.evals.report.principles import Shaping
 from align.evals.report.samples import packed
 from tests.evals.report.conftest import HOSTILE, compared, samples
