@@ -77,13 +77,28 @@ def hash_of(path: Path, known: Path) -> str:
     Remembered in the database `known` by path, size, time and inode, so that a large file is read once; each at once,
     so that nobody waits for a folder and a kill loses one file.
     """
-    with contextlib.closing(sqlite3.connect(known, 60, isolation_level=None)) as memory:
-        memory.execute("create table if not exists files (path primary key, stamp, sha256)")
+    with contextlib.closing(_opened(known)) as memory:
         if path.is_file():
             return _remembered(memory, path)
         visible = [(p.relative_to(path), p) for p in files_below(path)]
         visible = [(name, p) for name, p in visible if not any(part.startswith(".") for part in name.parts)]
         return sha256_of([(str(name), _remembered(memory, p)) for name, p in visible])
+
+
+def _opened(known: Path) -> sqlite3.Connection:
+    """The database, made where it is missing, and anew where it is damaged: it only saves reading files again."""
+    for damaged in (False, True):
+        if damaged:
+            known.unlink(missing_ok=True)
+        memory = sqlite3.connect(known, 60, isolation_level=None)
+        try:
+            memory.execute("create table if not exists files (path primary key, stamp, sha256)")
+            return memory
+        except sqlite3.OperationalError:  # locked, or a disk that is full: nothing is wrong with the file
+            raise
+        except sqlite3.DatabaseError:
+            memory.close()
+    raise AssertionError("a new database cannot be damaged")
 
 
 def _remembered(memory: sqlite3.Connection, path: Path) -> str:

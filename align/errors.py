@@ -100,7 +100,8 @@ def suggestion(word: str, known: Iterable[str], quote: str = "'") -> str:
     " Did you mean 'dpo'?"
     """
     known = list(known)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    close = [name for name in known if name.casefold() == word.casefold()]
+    close = close or difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if close:
         return f" Did you mean {quote}{close[0]}{quote}?"
     return f" There are: {', '.join(sorted(known))}." if 0 < len(known) <= 25 else ""

@@ -219,7 +219,8 @@ def _step(
 ) -> Step:  # fmt: skip
     stage, key, stopped = graph.recipe.stages[name], graph.keys[name], graph.stopped(name)
     found = None if afresh else store.find(key.value)
-    changed = tuple(_differences(last["parts"], key.parts)) if last and last["key"] != key.value else ()
+    names = graph.recipe.inputs(name)
+    changed = tuple(_differences(last["parts"], key.parts, names)) if last and last["key"] != key.value else ()
     warning = ""
     if found and found.manifest.get("code") != code_of(stage):
         warning = f"its code changed under the same version {stage.version}: raise `version`, or use --fresh {name}"
@@ -229,7 +230,7 @@ def _step(
     if stopped:
         state, why, found = "skipped", stopped, None
     elif found:
-        state, why = "cached", f"made {found.manifest['finished']}"
+        state, why = "cached", f"made {str(found.manifest['finished'])[:16].replace('T', ' ')}"
     elif key.provisional:
         state, why = "blocked", key.provisional
     elif missing:
@@ -247,16 +248,19 @@ def _why(store: Store, key: Key, last: dict[str, Any] | None, changed: tuple[str
         return "was begun and not finished; goes on"
     if changed:
         return "changed: " + ", ".join(changed)
+    if lost := store.lost(key.value):
+        return f"was made, but {', '.join(lost[:3])}{' ...' if len(lost) > 3 else ''} is missing or damaged"
     return "not finished in the last run" if last else "never run"
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
-    """What differs between the parts of two keys; inputs, which are hashes, are only named."""
+def _differences(old: dict[str, Any], new: dict[str, Any], names: Mapping[str, str]) -> Iterator[str]:
+    """What differs between the parts of two keys; inputs, which are hashes, are only named, by what they refer to."""
     for name in ("stage", "version", "seed"):
         yield from _leaves(old[name], new[name], name)
     yield from _leaves(old["fields"], new["fields"])
     before, after = old["inputs"], new["inputs"]
-    yield from (f"input {at}" for at in {**before, **after} if before.get(at) != after.get(at))
+    differ = [names.get(at, at) for at in {**before, **after} if before.get(at) != after.get(at)]
+    yield from (f"input {name}" for name in dict.fromkeys(differ))
 
 
 def _leaves(old: Any, new: Any, path: str = "") -> Iterator[str]:

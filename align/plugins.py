@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+from pydantic import PydanticUndefinedAnnotation
+
 from align import registry
 from align.errors import RecipeError
 from align.registry import STAGES
@@ -54,7 +56,7 @@ def load_plugin(file: Path) -> ModuleType:
     linecache.checkcache(str(file))
     try:
         with registry.loading_plugin(), _importing_from(file.parent):
-            exec(compile(file.read_text("utf-8"), str(file), "exec"), module.__dict__)
+            exec(compile(file.read_text("utf-8"), str(file), "exec", dont_inherit=True), module.__dict__)
             for made in _stages_of(module):
                 STAGES.add(made.name, made)
     except FileNotFoundError:
@@ -62,7 +64,8 @@ def load_plugin(file: Path) -> ModuleType:
     except RecipeError as error:
         raise RecipeError(f"{file.name}: {error}") from None
     except Exception as error:
-        raise RecipeError(f"{file.name}{_line_of(error, file)}: {type(error).__name__}: {error}") from error
+        what = error.msg if isinstance(error, SyntaxError) else error
+        raise RecipeError(f"{file.name}{_line_of(error, file)}: {type(error).__name__}: {what}") from error
     return module
 
 
@@ -131,10 +134,17 @@ def _importing_from(folder: Path) -> Iterator[None]:
 def _stages_of(module: ModuleType) -> Iterator[type[Stage]]:
     for thing in vars(module).values():
         own = isinstance(thing, type) and issubclass(thing, Stage) and thing.__module__ == module.__name__
+        if own and inspect.isabstract(thing) and hasattr(thing, "name"):
+            raise RecipeError(f"stage class {thing.__name__} has a name, but no `run(self, ctx)`")
         if own and not inspect.isabstract(thing):
             lacking = [name for name in ("name", "makes") if not hasattr(thing, name)]
             if lacking:
                 raise RecipeError(f"stage class {thing.__name__} needs a class variable {lacking[0]!r}")
+            try:
+                thing.model_rebuild()
+            except PydanticUndefinedAnnotation as error:
+                what = f"stage class {thing.__name__}: {error.name!r}, the type of a field, is not defined"
+                raise RecipeError(what) from None
             yield thing
 
 

@@ -24,6 +24,16 @@ SECTIONS = ("stages", "models", "data")
 COMMAND_LINE = 0
 
 _VARIABLE = re.compile(r"\$\{(?:env:(?P<name>\w+)(?::-(?P<default>[^}]*))?)?(?P<rest>[^}]*)\}?")
+_PLAINLY = {
+    "found character '\\t' that cannot start any token": "a tab; YAML is indented by spaces",
+    "expected <block end>, but found '<block mapping start>'": "indented as no line above it is",
+    "expected <block end>, but found '-'": "indented as no line above it is",
+    "expected <block end>, but found '<block sequence start>'": "indented as no line above it is",
+    "mapping values are not allowed here": (
+        "mapping values are not allowed here; a text with a colon and a space in it needs quotes"
+    ),
+}
+"""What PyYAML says in a parser's words, in those of people."""
 _RESOLVERS = {
     "null": r"~|null|Null|NULL|",
     "bool": r"true|True|TRUE|false|False|FALSE",
@@ -90,7 +100,9 @@ class Source:
         if path is None:
             return
         parent = self.values
-        for part in path[:-1]:
+        for depth, part in enumerate(path[:-1], 1):
+            if self.at(path[:depth]) is None:
+                self.lines[path[:depth]] = COMMAND_LINE
             parent = _step_into(parent, part)
         if not isinstance(parent, dict) and not _is_index(path[-1], parent):
             self.problems.append(Problem(target, "there is nothing of that name to override"))
@@ -103,7 +115,9 @@ class Source:
         if first not in known:
             sections = [s for s in SECTIONS if first in (self.at((s,)) or ())]
             if not sections:
+                written = [f"{stage}.{target}" for stage in self._stages_with(first)]
                 near = suggestion(first, [*known, *(name for s in SECTIONS for name in self.at((s,)) or ())])
+                near = f" Did you mean {' or '.join(map(repr, written))}?" if written else near
                 self.problems.append(Problem(target, f"nothing in the recipe is called {first!r}.{near}"))
                 return None
             first, rest = sections[0], [first, *rest]
@@ -117,6 +131,12 @@ class Source:
                 path = (*path, "stages")  # of a group: `cai.tune.epochs` is short for `cai.stages.tune.epochs`
             path = (*path, int(part) if isinstance(self.at(path), list) and part.isdigit() else part)
         return path
+
+    def _stages_with(self, key: str) -> list[str]:
+        """The stages that write a key in the file."""
+        stages = self.at(("stages",))
+        items = stages.items() if isinstance(stages, dict) else ()
+        return [name for name, fields in items if isinstance(fields, dict) and key in fields]
 
 
 def read(file: Path, what: str, variables: bool = True) -> Source:
@@ -204,12 +224,11 @@ class _Reader:
 
     def _syntax(self, error: yaml.YAMLError, path: Place) -> Problem:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-        what = f"not YAML: {getattr(error, 'problem', None) or error}"
+        problem = str(getattr(error, "problem", None) or error)
+        what = f"not YAML: {_PLAINLY.get(problem, problem)}"
         if self.line is not None:
             return self.source.problem(path, what)
         line = mark.line + 1 if mark else 1
-        if what.endswith("mapping values are not allowed here"):
-            what += "; a text with a colon and a space in it needs quotes"
         said = (self.source.text.splitlines() or [""])[min(line, self.source.text.count("\n") + 1) - 1]
         if self.source.variables and "${" in said:
             what += '; inside { } or [ ] a value with ${...} needs quotes: "${env:NAME}"'

@@ -144,6 +144,11 @@ class Stage(Config, ABC):
         where only `run` knows."""
         return None
 
+    def doubts(self, made_by: Mapping[str, Stage]) -> Iterator[tuple[str, str]]:
+        """(field path, what is wrong) about the stages whose results this one takes, so that a recipe is refused before
+        anything is computed. made_by: the recipe's stages, by name."""
+        return iter(())
+
     def references(self) -> Iterator[tuple[str, Reference]]:
         """(field path, reference) of every reference in the fields, in field order."""
         for name in type(self).model_fields:

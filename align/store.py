@@ -58,7 +58,8 @@ class Artifact:
         """The artifact in a folder, or None if no complete one is there."""
         try:
             manifest = json.loads((folder / MANIFEST).read_text())
-            return cls(cast(Kind, manifest["kind"]), manifest["key"], folder, manifest["metrics"])
+            made = cls(cast(Kind, manifest["kind"]), manifest["key"], folder, manifest["metrics"])
+            return None if _lost(folder, manifest) else made
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -114,6 +115,14 @@ class Store:
         """The artifact of exactly this key."""
         return Artifact.at(self.inside / "artifacts" / key)
 
+    def lost(self, key: str) -> list[str]:
+        """The files that the artifact of a key had and that are missing by now, or of another size."""
+        folder = self.inside / "artifacts" / key
+        try:
+            return _lost(folder, json.loads((folder / MANIFEST).read_text()))
+        except (OSError, ValueError):
+            return []
+
     def get(self, address: str) -> Artifact:
         """The artifact called `recipe/stage`, by the beginning of a key, or by path."""
         link = self.root / address
@@ -121,7 +130,8 @@ class Store:
             if made := Artifact.at(path.resolve()):
                 return made
         if link.is_symlink():
-            raise StoreError(f"{address}: its artifact {os.readlink(link)} was deleted. Run the recipe again")
+            gone = ", ".join(self.lost(Path(os.readlink(link)).name)) or "it"
+            raise StoreError(f"{address}: of its artifact {os.readlink(link)} {gone} was deleted. Run the recipe again")
         found = [a for a in self.artifacts() if address and a.key.startswith(address)]
         if len(found) > 1:
             keys = ", ".join(a.key for a in found[:5])
@@ -269,10 +279,13 @@ class Store:
 
     def last(self, recipe: str) -> dict[str, Any]:
         """What `remember` was told of the recipe's last run; empty if there was none."""
+        file = self.root / recipe / "last.json"
         try:
-            return json.loads((self.root / recipe / "last.json").read_text())
+            return json.loads(file.read_text())
         except FileNotFoundError:
             return {}
+        except ValueError:
+            raise StoreError(f"{file}: damaged. Delete it; the recipe's next run writes it anew") from None
 
     def remember(self, recipe: str, stages: dict[str, Any]) -> None:
         """Keeps what each stage's key was made of, so that the next plan can say what changed; others stay."""
@@ -367,6 +380,20 @@ def _acquire(file: IO[str]) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _lost(folder: Path, manifest: dict[str, Any]) -> list[str]:
+    """The files that are missing or of another size than a manifest says; none is read."""
+    files = manifest.get("files", {})
+    return [name for name, known in files.items() if _size(folder / name) != known["bytes"]]
+
+
+def _size(path: Path) -> int | None:
+    """Bytes of a file, or None where there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
 
 
 def _children(folder: Path) -> list[Path]:

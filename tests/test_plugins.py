@@ -96,6 +96,16 @@ def test_a_plugin_may_add_to_every_registry(tmp_path: Path) -> None:
         (PLUGIN.replace('    name = "nothing"\n', ""), r"mine\.py: stage class Nothing needs a class variable 'name'"),
         ("x = 1\n\n1 / 0\n", r"mine\.py:3: ZeroDivisionError: division by zero"),
         ("x = (1\n", r"mine\.py:1: SyntaxError: '\(' was never closed"),
+        (PLUGIN.replace("def run", "def walk"), r"mine\.py: stage class Nothing has a name, but no `run\(self, ctx\)`"),
+        (
+            PLUGIN.replace("words: int", "words: Number"),
+            r"mine\.py: stage class Nothing: 'Number', the type of a field",
+        ),
+        (
+            PLUGIN.replace("from __future__ import annotations\n", "").replace("words: int", "words: Number"),
+            r"mine\.py:13: NameError: name 'Number' is not defined",
+        ),
+        ("x = [\n", r"mine\.py:1: SyntaxError: '\[' was never closed$"),
         ("import no_such_module\n", r"mine\.py:1: ModuleNotFoundError: No module named 'no_such_module'"),
     ],
 )

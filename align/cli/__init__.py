@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 a stage failed, 2 the recipe or the command is wrong, 130 
 
 from __future__ import annotations
 
+import errno
 import sys
 from importlib import import_module
 from typing import Any
@@ -68,6 +69,10 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
 """Of each panel the verbs: the module that holds each, and its help in the list of all."""
 
 
+OF_THE_MACHINE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
+"""Errors that whoever sits before the machine can help, and no line of ours: no permission, no room, no folder."""
+
+
 class Verbs(TyperGroup):
     """The verbs, known by name and help; one is imported when it is called."""
 
@@ -119,3 +124,8 @@ def main() -> None:
     except AlignError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in OF_THE_MACHINE:
+            raise
+        print(f"{error.filename or 'disk'}: {error.strerror}. The store is --store, or ALIGN_STORE", file=sys.stderr)
+        sys.exit(1)

@@ -79,11 +79,13 @@ def gc(
 
 def _list(store: Store) -> Table:
     table = Table(box=None, pad_edge=False)
-    for column in ("artifact", "kind", "key", "made", "took"):
-        table.add_column(column, no_wrap=True)
+    rows = [_cells(made) for made in store.artifacts()]
+    for i, column in enumerate(("artifact", "kind", "key", "made", "took")):
+        width = max(len(column), *(len(row[i]) for row in rows)) if rows else len(column)
+        table.add_column(column, no_wrap=True, min_width=width)  # or long metrics would leave nothing of a name
     table.add_column("metrics", ratio=1, no_wrap=True, overflow="ellipsis")
-    for made in store.artifacts():
-        table.add_row(*_cells(made))
+    for row in rows:
+        table.add_row(*row)
     return table
 
 

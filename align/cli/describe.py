@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Annotated
@@ -82,7 +83,7 @@ def _table(columns: Iterable[str], rows: Iterable[tuple[str, ...]]) -> Table:
 def summary(documented: object) -> str:
     """The first sentence of a docstring."""
     first = (inspect.getdoc(documented) or "").split("\n\n")[0].replace("\n", " ")
-    return first.split(". ")[0].rstrip(".") + "." if first else ""
+    return re.split(r"(?<!\beq)\.\s", first)[0].rstrip(".") + "." if first else ""
 
 
 def _explain(made: type[Stage]) -> Group:

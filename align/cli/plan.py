@@ -63,8 +63,10 @@ def show(plan: Plan, console: Console) -> None:
     for column in range(4):
         table.add_column(no_wrap=column < 3)
     table.add_column(ratio=1)
+    blocked: dict[str, str] = {}
     for step in plan.steps:
-        table.add_row(*_cells(plan, step))
+        first = blocked.setdefault(step.why, step.stage) if step.state == "blocked" else step.stage
+        table.add_row(*_cells(plan, step, like=first if first != step.stage else ""))
     console.print(table)
     for warning in _warnings(plan):
         console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
@@ -96,14 +98,16 @@ def _checked(console: Console) -> Callable[[dict[str, Any]], None]:
     return emit
 
 
-def _cells(plan: Plan, step: Step) -> Iterator[Text]:
+def _cells(plan: Plan, step: Step, like: str) -> Iterator[Text]:
+    """A row of the table. like: the stage whose row has said the same of why it is blocked."""
     mark, style = MARKS[step.state]
     inputs = dict.fromkeys(plan.recipe.inputs(step.stage).values())
     yield Text(mark, style=style)
     yield Text(step.stage, style="bold" if step.state != "cached" else "")
     yield Text(step.type, style="dim")
     yield Text(f"<- {', '.join(inputs)}" if inputs else "", style="dim")
-    yield Text(f"{step.state}: {step.why}", style="" if step.state != "cached" else "dim")
+    why = f"{step.state}, like {like}" if like else f"{step.state}: {step.why}"
+    yield Text(why, style="" if step.state != "cached" else "dim")
 
 
 def _warnings(plan: Plan) -> Iterator[str]:

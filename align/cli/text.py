@@ -72,7 +72,9 @@ def metrics(numbers: Mapping[str, float], limit: int = 4) -> str:
     >>> metrics({"loss": 0.61234, "tokens_seen": 12000, "bytes": 4_200_000})
     'loss 0.612  tokens seen 12,000  bytes 4.2 MB'
     """
-    shown = {name: value for name, value in numbers.items() if "/" not in name}
+    only = numbers.get("reward")  # where it has one part, that says the same again
+    repeated = {name for name, value in numbers.items() if name.startswith("reward_") and value == only}
+    shown = {name: value for name, value in numbers.items() if "/" not in name and name not in repeated}
     said = {name: size(value) if name.endswith("bytes") else number(value) for name, value in shown.items()}
     return "  ".join(f"{name.replace('_', ' ')} {value}" for name, value in list(said.items())[:limit])
 

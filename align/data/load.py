@@ -60,6 +60,8 @@ def loaded(spec: Data, seed: int, base: Path, quarantine: Path | None = None) ->
         left_out = ", ".join(f"{count} {why}" for why, count in made.dropped.items())
         first = f"; the first bad row is {made.bad[0]['where']}: {made.bad[0]['error']}" if made.bad else ""
         why = left_out or "part, skip or limit"
+        if not made.rows and spec.path != "toy":
+            raise DataError(f"{spec.path}: there are no rows in it")
         raise DataError(f"{spec.path}: no record is left of {made.rows} rows ({why}){first}")
     return made
 
@@ -114,9 +116,11 @@ def _parsed(spec: Data, base: Path, made: Loaded) -> Iterator[Record]:
 def _recognised(row: sources.Row, spec: Data) -> formats.Format:
     form = formats.recognise(row.columns)
     if form is None:
+        pairs = zip(("prompt", "completion"), row.columns, strict=False)
+        mapped = ", ".join(f"{needed}: {found}" for needed, found in pairs)
         raise DataError(
-            f"no row format fits the columns {', '.join(row.columns)}. Name one with format: "
-            f"({', '.join(formats.FORMATS)}) and map columns with columns: {{needed: found}}"
+            f"no row format fits the columns {', '.join(row.columns)}. Say what they are, such as "
+            f"columns: {{{mapped}}}; `align stages formats` lists what is known"
         )
     if spec.prompt_words is not None and form.name != "text":
         raise DataError(f"prompt_words is for plain text; these rows are of format {form.name!r}")

@@ -195,7 +195,7 @@ def _jsonl(stream: IO[bytes], spec: Data) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(_lines(stream, spec), 1):
         if line.strip():
             try:
-                yield number, _spelled(json.loads(line), line)
+                yield number, _spelled(json.loads(line.rstrip()), line)
             except json.JSONDecodeError as error:
                 yield number, _Unreadable(f"not JSON: {error.msg} at column {error.colno}")
 

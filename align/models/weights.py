@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -65,7 +66,7 @@ def load_model(
     try:
         with quiet():
             model, info = CLASSES[head].from_pretrained(str(path), **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ContractError(f"{path}: no model can be loaded from here: {str(error).splitlines()[0]}") from error
     known = ("score.", "lm_head.", "embed_out.") if fresh_head else ()
     for what in ("missing", "unexpected", "mismatched"):

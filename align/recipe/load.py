@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -118,6 +118,8 @@ class _Loading:
         self.base = source.file.resolve().parent
         self.kinds: dict[str, str | None] = {}
         """What each name of the recipe is: a kind of artifact, `model`, `endpoint` or `dataset`; None: not known."""
+        self.lost_plugin = False
+        """Whether a plugin could not be loaded, which may have had what seems unknown."""
 
     def recipe(self) -> Recipe:
         header = self._header()
@@ -173,6 +175,7 @@ class _Loading:
                 load_plugin(file)
             except RecipeError as error:
                 self.source.add(("plugins", i), str(error))
+                self.lost_plugin = True
 
     def _names(self) -> None:
         """Stages, models and datasets share one space of names, that of `$name`."""
@@ -220,9 +223,9 @@ class _Loading:
         kind = fields.get("stage")
         if kind is None:
             self.source.add(place, f"`stage:` is missing. There are: {', '.join(STAGES.names())}")
-        elif kind not in STAGES:
+        elif kind not in STAGES and not self.lost_plugin:
             self.source.add((*place, "stage"), f"no stage is called {kind!r}.{suggestion(str(kind), STAGES.names())}")
-        else:
+        elif kind in STAGES:
             return self._right(place, STAGES[kind], {key: value for key, value in fields.items() if key != "stage"})
         return None
 
@@ -235,15 +238,26 @@ class _Loading:
         return _what_is_right(cls, fields)
 
     def _check_references(self, entries: dict[str, Entry]) -> None:
+        plain = {name: entry for name, entry in entries.items() if isinstance(entry, Stage)}
         for name, entry in entries.items():
             if isinstance(entry, Draft):
                 entry.check(self.kinds)
                 within = entry.kinds(self.kinds)
                 for place, reference in entry.references():
                     self._check_reference(place, reference, within, entries)
+                begun = entry.group.start.items()
+                bound = {local: plain[reference.name] for local, reference in begun if reference.name in plain}
+                known = plain | bound | entry.stages
+                for inner, stage in entry.stages.items():
+                    self._doubts(("stages", name, "stages", inner), stage, known)
             else:
+                self._doubts(("stages", name), entry, plain)
                 for where, reference in entry.references():
                     self._check_reference(("stages", name, *place_of(where)), reference, self.kinds, entries)
+
+    def _doubts(self, place: Place, stage: Stage, made_by: Mapping[str, Stage]) -> None:
+        for where, what in stage.doubts(made_by):
+            self.source.add((*place, *place_of(where)), what)
 
     def _check_reference(self, here: Place, reference: Reference, kinds: Kinds, entries: dict[str, Entry]) -> None:
         if reference.name not in kinds:

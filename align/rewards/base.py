@@ -15,6 +15,7 @@ arguments, `@reward("shouting", marks=shouts)`, which returns a line for each th
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -276,8 +277,15 @@ def rehearse(wanted: Sequence[RewardRef | RewardSpec], ctx: Context, prompt: Pro
             except AlignError:
                 raise
             except Exception as error:  # A rule is anybody's function.
-                what = f"{type(error).__name__}: {error}"
+                what = f"{type(error).__name__}: {error}{_line_of(error, rule.rule)}"
                 raise CheckError(f"reward {rule.name!r} fails on prompt {prompt.id}: {what}") from error
+
+
+def _line_of(error: Exception, rule: str) -> str:
+    """Where in a rule's own file an error came up, if it did there."""
+    file = REWARDS[rule].function.__code__.co_filename
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f" ({file}:{lines[-1]})" if lines else ""
 
 
 def bound(rule: Rule, options: Mapping[str, Any], base: Path) -> Rule:

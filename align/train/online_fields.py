@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -223,6 +224,14 @@ class Online(Stage, ABC):
         if self.lora and self.lora.dropout:
             raise ValueError(f"lora.dropout must be 0 in {self.name}: scores with dropout cannot be compared")
         return self
+
+    def doubts(self, made_by: Mapping[str, Stage]) -> Iterator[tuple[str, str]]:
+        for path, reference in self.references() if self.doubtful_reward == "refuse" else ():
+            source = made_by.get(reference.name)
+            trained = path.split(".")[0] == "reward" and source is not None and source.name == "reward_model"
+            if trained and getattr(source, "test", None) is None:
+                right = "give its stage `test:`, pairs that it has not seen. To train on it all the same, set"
+                yield path, f"reward {reference.name!r} is not tested; {right} doubtful_reward: allow"
 
     @property
     def prompts_per_step(self) -> int:

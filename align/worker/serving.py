@@ -12,14 +12,14 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
 from align import registry
-from align.errors import AlignError, Interrupted
+from align.errors import AlignError, Interrupted, StoreError
 from align.plugins import forget_plugins, load_plugin
 from align.recipe.outside import mapped
 from align.stage import Context, Stage, seed_of
@@ -78,8 +78,7 @@ class Worker:
         except (Exception, SystemExit) as error:
             text, log = str(error), None
             if not isinstance(error, AlignError):
-                frame = traceback.extract_tb(error.__traceback__)[-1]
-                text = f"{type(error).__name__}: {error} ({frame.filename}:{frame.lineno})"
+                text = f"{type(error).__name__}: {error} ({_line_at_fault(error, job.plugins)})"
             if job.do == "run" or not isinstance(error, AlignError):
                 log = str(logged(job.log(self.rank)))
             self._send(job, "stage_failed", error=text, log=log)
@@ -120,6 +119,7 @@ class Worker:
 
             emit("stage_started")
             stage, metrics = self._compute(job, emit)
+            _complain_of_nothing(stage, work / "out")
         for name in (job.log().name, "events.jsonl"):
             shutil.copyfile(work / name, work / "out" / name)
         seconds = before + (datetime.now(UTC) - started).total_seconds()
@@ -131,8 +131,7 @@ class Worker:
             join_ranks(job.machine)
         if job.unchecked:
             stage.check(replace(context, emit=_nothing))  # `run` tells the same again
-        metrics = stage.run(context)
-        return stage, {name: float(value) for name, value in metrics.items()}
+        return stage, _numbers(stage, stage.run(context))
 
     def _prepare(self, job: Job, emit: Callable[..., None]) -> tuple[Stage, Context]:
         if job.plugins != self._plugins:
@@ -172,6 +171,28 @@ class Worker:
 
 def _nothing(event: str, **values: Any) -> None:
     """Emits nowhere: checks and the ranks above 0 are silent."""
+
+
+def _numbers(stage: Stage, metrics: Any) -> dict[str, float]:
+    """What `run` returned, if that is metrics. Raises TypeError for what a stage of one's own may return instead."""
+    try:
+        return {str(name): float(value) for name, value in metrics.items()}
+    except (AttributeError, TypeError, ValueError):
+        right = "its metrics, a dict of names and numbers; {} where there are none"
+        raise StoreError(f"{type(stage).__name__}.run returned {metrics!r:.80}, not {right}") from None
+
+
+def _complain_of_nothing(stage: Stage, out: Path) -> None:
+    """Raises StoreError where a stage that makes records wrote none, which the next stage would only miss."""
+    if stage.makes == "records" and not (out / "records.jsonl").is_file():
+        raise StoreError(f"{type(stage).__name__} makes records, but its run wrote no ctx.out / 'records.jsonl'")
+
+
+def _line_at_fault(error: BaseException, plugins: Iterable[Path]) -> str:
+    """The line that raised an error; one of a plugin, where the error came through it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if Path(frame.filename) in plugins]
+    return f"{(own or frames)[-1].filename}:{(own or frames)[-1].lineno}"
 
 
 def _plain(value: Any) -> Any:

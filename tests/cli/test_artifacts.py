@@ -17,6 +17,13 @@ def test_history_lists_what_was_made(ran):
     assert "steps 4" in out
 
 
+def test_history_keeps_names_whole_and_cuts_metrics(ran, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "70")
+    head, first, *_ = ran("history").out.splitlines()
+    name, kind, key, *_ = first.split()
+    assert (name, kind, len(key)) == ("toy/a", "records", 12) and "took" in head
+
+
 def test_history_of_an_artifact_is_its_lineage(ran):
     first, second = ran("history", "toy/b").out.splitlines()
     assert first.startswith("b  records ")

@@ -26,7 +26,7 @@ def test_a_plan_names_what_changed_since_the_last_run(align):
     align("run", "toy")
     planned = rows(align("plan", "toy", "a.steps=6").out)
     assert planned[1] == "▸ a count run: changed: steps: default -> 6"
-    assert planned[2] == "▸ b count <- a run: changed: input after"
+    assert planned[2] == "▸ b count <- a run: changed: input a"
     assert planned[3].startswith("✓ c count cached: made ")
     assert planned[-1] == "2 to run, 1 cached"
 

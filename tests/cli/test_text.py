@@ -37,3 +37,8 @@ def test_places_are_relative_where_they_can_be(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert text.place(tmp_path / "runs" / "log.txt") == str(Path("runs/log.txt"))
     assert text.place("/elsewhere/log.txt") == "/elsewhere/log.txt"
+
+
+def test_a_reward_of_one_part_is_said_once():
+    assert text.metrics({"reward": 1.5, "reward_kind": 1.5, "kl": 2}) == "reward 1.5  kl 2"
+    assert text.metrics({"reward": 1.5, "reward_kind": 1, "kl": 2}) == "reward 1.5  reward kind 1  kl 2"

@@ -48,3 +48,10 @@ def test_help_keeps_brackets():
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"}
     )
     assert "align[vllm]" in shown.stdout
+
+
+def test_what_the_machine_refuses_is_said_without_a_traceback(align, recipe):
+    (recipe / "file").touch()
+    wrong = align("run", "toy", "--store", "file")
+    assert wrong.code == 1
+    assert wrong.err == "file/.store: Not a directory. The store is --store, or ALIGN_STORE\n"

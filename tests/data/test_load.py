@@ -113,9 +113,23 @@ def test_no_record_at_all_is_an_error_that_says_where_they_went(lines, tmp_path)
         load(Data(path=path, format="prompt_completion", on_bad_row="skip"), 0, tmp_path)
 
 
+def test_a_file_without_rows_says_so(lines, tmp_path):
+    with pytest.raises(DataError, match=r"rows\.jsonl: there are no rows in it"):
+        load(Data(path=lines([])), 0, tmp_path)
+
+
+def test_of_a_line_that_ends_too_soon_the_column_is_told(tmp_path):
+    (tmp_path / "cut.jsonl").write_text('{"prompt": "a", "completion": \n')
+    with pytest.raises(DataError, match=r"cut\.jsonl:1: not JSON: Expecting value at column 30"):
+        load(Data(path=str(tmp_path / "cut.jsonl")), 0, tmp_path)
+
+
 def test_columns_that_fit_no_format_are_shown_with_the_formats(lines, tmp_path):
     path = lines([{"goal": "x", "target": "y"}])
-    with pytest.raises(DataError, match=r"rows\.jsonl:1: no row format fits the columns goal, target\..*alpaca"):
+    said = (
+        r"rows\.jsonl:1: no row format fits the columns goal, target\. .*: {prompt: goal, completion: target}; `align"
+    )
+    with pytest.raises(DataError, match=said):
         load(Data(path=path), 0, tmp_path)
     with pytest.raises(DataError, match=r"no row format 'alpacca'\. Did you mean 'alpaca'"):
         load(Data(path=path, format="alpacca"), 0, tmp_path)

@@ -8,7 +8,7 @@ import pytest
 
 from align.errors import RecipeError
 from align.recipe import load
-from tests.recipe.conftest import changed, refused
+from tests.recipe.conftest import changed, recipe, refused
 
 
 def test_all_that_is_wrong_is_said_at_once_in_the_order_of_the_file() -> None:
@@ -32,7 +32,7 @@ stages:
         f"r.yaml:5: data.tests.path: {Path.cwd().resolve()}/test.jsonl: no such file or folder. "
         "Did you mean 'tests.jsonl'?",
         "r.yaml:8: stages.a.lora.alpha: should be greater than 0, found -1",
-        "r.yaml:8: stages.a.lora.R: unknown key 'R'. There are: alpha, dropout, r, rslora, targets.",
+        "r.yaml:8: stages.a.lora.R: unknown key 'R'. Did you mean 'r'?",
         "r.yaml:9: stages.b.policy: needs a policy, but 'demos' is a dataset",
         "r.yaml:9: stages.b.data: no stage, model or dataset is called 'bas'. Did you mean 'base'?",
         "r.yaml:10: stages.c.stage: no stage is called 'grwo'. Did you mean 'grow'?",
@@ -84,6 +84,9 @@ stages:
         ("seed: 1", "seed: 1\nseed: 2", "r.yaml:3: seed: 'seed' is given twice; the first is in line 2"),
         ("{lr: 2e-5}", "{lr: 1, lr: 2}",
          "r.yaml:16: stages.dpo.optim.lr: 'lr' is given twice; the first is in line 16"),
+        ("  dpo:\n", "\tdpo:\n", "r.yaml:12: not YAML: a tab; YAML is indented by spaces"),
+        ("  dpo:\n", "   dpo:\n", "r.yaml:12: not YAML: indented as no line above it is"),
+        ("stage: judge", "stage: JUDGE", "r.yaml:11: stages.reward.stage: no stage is called 'JUDGE'. Did you mean"),
         ("{lr: 2e-5}", "{<<: {lr: 3}}", "r.yaml:16: stages.dpo.optim.<<: unknown key '<<'."),
         ("{lr: 2e-5}", "&x [*x]", "r.yaml:16: stages.dpo.optim.0: an alias that contains itself"),
         ("seed: 1", "seed: !!python/name:os.system 1", "r.yaml:2: seed: '1': could not determine a constructor"),
@@ -104,6 +107,58 @@ def test_of_a_union_s_branches_the_one_that_fits_best_speaks() -> None:
     assert told == ["r.yaml:11: stages.reward.depth.siez: unknown key 'siez'. Did you mean 'size'?"]
     (told_twice,) = refused(changed("words: words.txt", "depth: deep"))
     assert "should be a valid integer" in told_twice and " or should be a block of keys" in told_twice
+
+
+def test_of_a_plugin_that_is_lost_nobody_says_that_its_stages_are_unknown() -> None:
+    (told,) = refused("plugins: [lost.py]\nstages: {a: {stage: mine}}\n")
+    assert told.startswith("r.yaml:1: plugins.0: there is no file ")
+
+
+RL = """
+models: {{base: {{path: model}}}}
+data: {{pairs: {{path: demos.jsonl}}}}
+stages:
+  reward: {{stage: reward_model, policy: $base, data: $pairs{test}}}
+  ppo: {{stage: ppo, policy: $base, reward: {reward}, prompts: $pairs{allow}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("test", "reward", "allow", "place"),
+    [
+        ("", "$reward", "", "ppo.reward: "),
+        ("", "[{from: $reward, weight: 2}]", "", "ppo.reward.0.from: "),
+        ("", "{ensemble: {members: [$reward, refusal]}}", "", "ppo.reward.ensemble.members.0: "),
+        (", test: $pairs", "$reward", "", None),
+        ("", "$reward", ", doubtful_reward: allow", None),
+    ],
+)
+def test_a_reward_that_nothing_will_test_is_refused_while_the_recipe_is_read(test, reward, allow, place) -> None:
+    text = RL.format(test=test, reward=reward, allow=allow)
+    if place is None:
+        assert recipe(text).stages["ppo"]
+    else:
+        (told,) = refused(text)
+        assert told.startswith(f"r.yaml:6: stages.{place}reward 'reward' is not tested; give its stage `test:`")
+
+
+def test_in_a_loop_a_reward_is_known_by_what_it_is_bound_to() -> None:
+    loop = """
+models: {base: {path: model}}
+data: {pairs: {path: demos.jsonl}}
+stages:
+  reward: {stage: reward_model, policy: $base, data: $pairs}
+  tested: {stage: reward_model, policy: $base, data: $pairs, test: $pairs}
+  rl:
+    rounds: 2
+    start: {policy: $base, judge: $tested}
+    stages:
+      ppo: {stage: ppo, policy: $policy, reward: $judge, prompts: $pairs}
+    next: {policy: $ppo}
+"""
+    assert recipe(loop).loops["rl"]
+    (told,) = refused(loop.replace("judge: $tested", "judge: $reward"))
+    assert told.startswith("r.yaml:11: stages.rl.stages.ppo.reward: reward 'judge' is not tested")
 
 
 def test_a_cycle_is_named() -> None:

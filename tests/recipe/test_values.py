@@ -67,6 +67,8 @@ def test_an_override_gives_the_key_that_the_file_would_give() -> None:
     [
         ("dpo.betta=1", "stages.dpo.betta: unknown key 'betta'. There are: "),
         ("dpo.optim.lrr=1", "stages.dpo.optim.lrr: unknown key 'lrr'. Did you mean 'lr'? (given on the command line)"),
+        ("dpo.optm.lr=1", "stages.dpo.optm: unknown key 'optm'. Did you mean 'optim'? (given on the command line)"),
+        ("optim.lr=1", "optim.lr: nothing in the recipe is called 'optim'. Did you mean 'dpo.optim.lr'?"),
         ("dop.lr=1", "dop.lr: nothing in the recipe is called 'dop'. Did you mean 'dpo'?"),
         ("sede=1", "sede: nothing in the recipe is called 'sede'. Did you mean 'seed'?"),
         ("stages.dop.lr=1", "stages.dop.lr: an override changes an existing entry of 'stages'. Did you mean 'dpo'?"),

@@ -18,7 +18,7 @@ def test_a_change_runs_its_dependents_and_nothing_else(toy: Toy) -> None:
     toy.run()
     made = plan(toy.recipe("a.steps=2"), toy.store)
     assert [(s.stage, s.state, s.changed) for s in made.steps] == [
-        ("a", "run", ("steps: default -> 2",)), ("b", "run", ("input after",)), ("c", "cached", ()),
+        ("a", "run", ("steps: default -> 2",)), ("b", "run", ("input a",)), ("c", "cached", ()),
     ]  # fmt: skip
     toy.run("a.steps=2")
     assert toy.trace[len(ALL) :] == ["a 0", "a 1", "b 0", "b 1", "b 2", "b 3"]
@@ -44,6 +44,14 @@ def test_the_code_of_a_stage_is_that_of_its_rules_too() -> None:
     first, second, other = (code_of(Score(reward=rule)) for rule in rules)
     assert first == second != other  # rules.py, rules.py, toy.py
     assert code_of(Count()) not in ("", first, other)
+
+
+def test_a_stage_whose_artifact_lost_a_file_is_made_again(toy: Toy) -> None:
+    first = toy.run().artifacts["a"]
+    (first.path / "records.jsonl").unlink()
+    step = plan(toy.recipe(), toy.store).steps[0]
+    assert (step.state, step.why) == ("run", "was made, but records.jsonl is missing or damaged")
+    assert toy.run().states == {"a": "finished", "b": "cached", "c": "cached"}
 
 
 def test_plan_says_why(toy: Toy, monkeypatch) -> None:

@@ -53,6 +53,32 @@ def test_a_manifest_says_what_made_it(toy: Toy) -> None:
     assert made["b"].damage() == []
 
 
+@pytest.mark.parametrize(
+    ("result", "error"),
+    [
+        ("None", "Own.run returned None, not its metrics, a dict of names and numbers; {} where there are none"),
+        ("{'loss': 'low'}", "Own.run returned {'loss': 'low'}, not its metrics"),
+        ("{}", "Own makes records, but its run wrote no ctx.out / 'records.jsonl'"),
+    ],
+)
+def test_a_stage_of_one_s_own_is_told_what_its_run_forgot(toy: Toy, result: str, error: str) -> None:
+    (toy.folder / "own.py").write_text(
+        "from align.stage import Stage\n\n\nclass Own(Stage):\n    name = 'own'\n    makes = 'records'\n\n"
+        f"    def run(self, ctx):\n        return {result}\n"
+    )
+    (toy.folder / "recipe.yaml").write_text("plugins: [own.py]\nstages: {a: {stage: own}}\n")
+    assert toy.run().errors["a"].startswith(error)
+
+
+def test_an_error_is_told_with_the_plugin_s_own_line(toy: Toy) -> None:
+    (toy.folder / "own.py").write_text(
+        "import json\nfrom align.stage import Stage\n\n\nclass Own(Stage):\n    name = 'own'\n    makes = 'report'\n\n"
+        "    def run(self, ctx):\n        return json.loads('{')\n"
+    )
+    (toy.folder / "recipe.yaml").write_text("plugins: [own.py]\nstages: {a: {stage: own}}\n")
+    assert toy.run().errors["a"].endswith(f"({toy.folder}/own.py:10)")
+
+
 def test_a_failed_stage_keeps_its_log_and_spares_the_independent(toy: Toy, monkeypatch) -> None:
     monkeypatch.setenv("FAULT", "raise:a")
     outcome = toy.run()

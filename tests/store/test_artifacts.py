@@ -80,6 +80,29 @@ def test_addresses(store: Store, tmp_path: Path) -> None:
         store.get("zephyr/dpo")
 
 
+def test_an_artifact_that_lost_a_file_is_none(store: Store) -> None:
+    made = make(store)
+    store.link("zephyr", "sft", made)
+    assert store.lost(KEY) == []
+    weights = made.path / "model" / "weights"
+    weights.chmod(0o644)
+    weights.write_bytes(b"\1" * 2999)
+    assert store.find(KEY) is None and store.artifacts() == [] and store.lost(KEY) == ["model/weights"]
+    weights.unlink()
+    assert store.find(KEY) is None and store.lost(KEY) == ["model/weights"]
+    with pytest.raises(StoreError, match=r"model/weights was deleted\. Run the recipe again"):
+        store.get("zephyr/sft")
+    assert make(store) == store.find(KEY) == store.get("zephyr/sft")
+
+
+def test_a_damaged_account_of_the_last_run_is_named(store: Store) -> None:
+    store.remember("zephyr", {"sft": {"key": KEY}})
+    (store.root / "zephyr" / "last.json").write_text('{"sft"')
+    for reads in (lambda: store.last("zephyr"), store.collect):  # or gc would take it that nothing is wanted
+        with pytest.raises(StoreError, match=r"zephyr/last\.json: damaged\. Delete it"):
+            reads()
+
+
 def test_lineage_is_a_tree_down_to_outside_inputs(store: Store) -> None:
     make(store, "a1" * 16, "sft", policy="base-hash")
     make(store, "a2" * 16, "reward_model", policy="a1" * 16)

@@ -28,6 +28,15 @@ def test_the_hash_of_a_file_is_remembered_until_the_file_changes(store: Store, t
     assert store.hash_of(file) != known
 
 
+def test_a_damaged_memory_of_hashes_is_made_anew(store: Store, tmp_path: Path) -> None:
+    file = tmp_path / "data.jsonl"
+    file.write_text("{}\n")
+    os.utime(file, (1e9, 1e9))
+    known = store.hash_of(file)
+    (store.inside / "hashes.sqlite").write_text("no database, and longer than the head of one has to be: " * 20)
+    assert store.hash_of(file) == store.hash_of(file) == known
+
+
 def test_while_a_folder_is_hashed_others_may_write_and_a_failure_loses_one_file(store, tmp_path, monkeypatch) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
