@@ -1,7 +1,7 @@
 """A stage of one's own: best-of-n as demonstrations (RAFT, arXiv:2304.06767). `own.yaml` uses it.
 
-A plugin beside a recipe, `plugins: [add_a_stage.py]`, is all it takes: the stage is cached, checked, resumed, listed
-by `align stages` and refused by line and column like those that come with align.
+A plugin beside a recipe, `plugins: [add_a_stage.py]`, is all it takes: the stage is cached, checked, resumed, and what
+is wrong with its fields is told by line, as with those that come with align.
 """
 
 from itertools import groupby

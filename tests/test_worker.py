@@ -34,7 +34,7 @@ class Print(Stage):
     """Prints in every way there is."""
 
     name = "print"
-    makes = "records"
+    makes = "report"
 
     def run(self, ctx: Context) -> dict[str, float]:
         print("from print")
@@ -49,7 +49,7 @@ class Hang(Stage):
     """Never ends."""
 
     name = "hang"
-    makes = "records"
+    makes = "report"
 
     def run(self, ctx: Context) -> dict[str, float]:
         time.sleep(60)
@@ -60,7 +60,7 @@ class Leave(Stage):
     """Ends the interpreter, as libraries do."""
 
     name = "leave"
-    makes = "records"
+    makes = "report"
 
     def run(self, ctx: Context) -> dict[str, float]:
         sys.exit("enough")
@@ -70,7 +70,7 @@ class Ask(Stage):
     """Looks at its inputs."""
 
     name = "ask"
-    makes = "records"
+    makes = "report"
     inner: RecordsRef
     """An input."""
 
@@ -87,7 +87,7 @@ class Slip(Stage):
     """Has a mistake in its check."""
 
     name = "slip"
-    makes = "records"
+    makes = "report"
 
     def check(self, ctx: Context) -> dict[str, int]:
         return {"share": 1 // 0}
@@ -100,7 +100,7 @@ class Hoard(Stage):
     """Leaves 200 MB in pieces that only the garbage collector finds, and something alive on top of them."""
 
     name = "hoard"
-    makes = "records"
+    makes = "report"
     kept: ClassVar[list[object]] = []
 
     def run(self, ctx: Context) -> dict[str, float]:
@@ -114,7 +114,7 @@ class Weigh(Stage):
     """Tells what memory the process holds, in bytes, and how many objects it has stopped to look through."""
 
     name = "weigh"
-    makes = "records"
+    makes = "report"
 
     def run(self, ctx: Context) -> dict[str, float]:
         resident = int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -88,7 +88,8 @@ class LogLines:
     def _lines(self, event: Mapping[str, Any], row: Row | None, now: float) -> Iterator[str]:
         match event["event"]:
             case "run_started":
-                yield f"{event['recipe']}: {len(self.progress.rows)} stages"
+                count = len(self.progress.rows)
+                yield f"{event['recipe']}: {count} stage{'s' if count > 1 else ''}"
             case "note" | "sample" | "loop_decided":
                 yield note_line(*self.progress.notes[-1])
             case "stage_cached" | "stage_finished" | "stage_failed" | "stage_skipped" if row:

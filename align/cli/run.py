@@ -65,8 +65,11 @@ def _summary(outcome: runner.Outcome, shown: Display, store: Store, console: Con
     if outcome.report:
         console.print(Text(f"\nreport: {outcome.report}", style="bold"), soft_wrap=True)
     for name, error in outcome.errors.items():
+        log = shown.progress.rows[name].log
+        if isinstance(shown, LogLines) and not log and "\n" not in error:
+            continue  # the line of a check that failed stands right above
         console.print(Text(f"\n{name} failed: {error}", style="red"), soft_wrap=True)
-        if log := shown.progress.rows[name].log:
+        if log:
             console.print(f"  log: {text.place(log)}", markup=False, highlight=False, soft_wrap=True)
     counts = Counter(outcome.states.values())
     said = ", ".join(f"{counts[state]} {state}" for state in SAID if counts[state])

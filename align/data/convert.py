@@ -117,5 +117,7 @@ def convert(records: Iterable[Record], as_: type[R]) -> list[R]:
         elif way is not None:
             made.extend(way(record))
         else:
-            raise DataError(f"needs {as_.__name__} records, found a {type(record).__name__}. {MAKERS[as_]}.")
+            unused = [name for name in getattr(record, "extra", ()) if as_ is not Text]
+            said = f" Not used of its columns: {', '.join(unused)}; `columns:` says what they are." if unused else ""
+            raise DataError(f"needs {as_.__name__} records, found a {type(record).__name__}.{said} {MAKERS[as_]}.")
     return cast(list[R], made)

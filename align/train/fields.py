@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -92,6 +93,15 @@ class Training(Stage, ABC):
         if self.lora and self.lora.dropout and not self.dropout:
             raise ValueError(f"lora.dropout must be 0 in {self.name}: scores with dropout cannot be compared")
         return self
+
+    def doubts(self, made_by: Mapping[str, Stage]) -> Iterator[tuple[str, str]]:
+        root: Stage = self
+        for _ in made_by:  # at most so many, for a cycle would never end
+            root = made_by.get(getattr(getattr(root, "policy", None), "name", ""), root)
+        sizes = getattr(root, "model", None) if root.name == "pretrain" else None
+        limit = sizes.get("max_position_embeddings") if isinstance(sizes, Mapping) else None
+        if isinstance(limit, int) and self.max_length and self.max_length > limit:
+            yield "max_length", f"{self.max_length} is more than the model's {limit} positions; set it to that"
 
     def preview(self, ctx: Context) -> Preview:
         """What training starts from, without its weights: enough to make tokens of the rows."""

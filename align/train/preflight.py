@@ -22,6 +22,8 @@ def preflight(ctx: Context, stage: Training, source: PolicyRef) -> tuple[dict[st
     """
     if source.name in ctx.inputs:
         check_handover(ctx.checkpoint(source), stage.lora, stage.adapter, ctx.base)
+    if not ctx.knows(source):
+        records_for(ctx, stage)  # the rest waits for a policy that is yet to be made
     return figures_of(ctx, stage, stage.preview(ctx), adapted=stage.adapter == "continue")
 
 

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from align import registry
+from align.config import Data
+from align.data.load import load
 from align.errors import AlignError, Interrupted, StoreError
 from align.plugins import forget_plugins, load_plugin
 from align.recipe.outside import mapped
@@ -89,6 +91,8 @@ class Worker:
             figures, pending = stage.check(context), None
         except Pending as missing:
             figures, pending = {}, missing.args[0]
+        if pending or type(stage).check is Stage.check:
+            _read_outside(stage, context)
         self._send(job, "stage_checked", figures=figures, pending=pending)
 
     def _run(self, job: Job) -> None:
@@ -180,6 +184,13 @@ def _numbers(stage: Stage, metrics: Any) -> dict[str, float]:
     except (AttributeError, TypeError, ValueError):
         right = "its metrics, a dict of names and numbers; {} where there are none"
         raise StoreError(f"{type(stage).__name__}.run returned {metrics!r:.80}, not {right}") from None
+
+
+def _read_outside(stage: Stage, context: Context) -> None:
+    """Reads the datasets of a stage that did not, so that a bad row is told before what the stage waits for is made."""
+    for _, reference in stage.references():
+        if isinstance(given := context.inputs.get(reference.name), Data):
+            load(given, context.seed, context.base)
 
 
 def _complain_of_nothing(stage: Stage, out: Path) -> None:

@@ -51,7 +51,7 @@ def test_help_keeps_brackets():
 
 
 def test_what_the_machine_refuses_is_said_without_a_traceback(align, recipe):
-    (recipe / "file").touch()
+    (recipe.parent / "file").touch()
     wrong = align("run", "toy", "--store", "file")
     assert wrong.code == 1
-    assert wrong.err == "file/.store: Not a directory. The store is --store, or ALIGN_STORE\n"
+    assert wrong.err == "file/toy/last.json: Not a directory. The store is --store, or ALIGN_STORE\n"

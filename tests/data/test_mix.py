@@ -6,8 +6,10 @@ import pytest
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from align.config import Data, Model
+from align.data.convert import convert
 from align.data.fields import DataField, Part
 from align.data.files import write
+from align.data.load import load
 from align.data.mix import mixture, read
 from align.errors import DataError
 from align.machine import Machine
@@ -127,3 +129,10 @@ def test_reading_the_wrong_kind_names_the_stage_and_the_dataset(context):
         read(context, RecordsRef("file"), Preference)
     with pytest.raises(DataError, match=r"\$model is a model"):
         read(context, RecordsRef("model"), Prompt)
+
+
+def test_columns_that_no_format_used_are_named_where_the_kind_is_wrong(tmp_path):
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "a", "good": "b", "bad": "c"}\n')
+    records = load(Data(path="pairs.jsonl"), 0, tmp_path)
+    with pytest.raises(DataError, match=r"found a Prompt\. Not used of its columns: good, bad; `columns:` says what"):
+        convert(records, Preference)

@@ -142,6 +142,25 @@ def test_a_reward_that_nothing_will_test_is_refused_while_the_recipe_is_read(tes
         assert told.startswith(f"r.yaml:6: stages.{place}reward 'reward' is not tested; give its stage `test:`")
 
 
+def test_a_policy_made_from_scratch_bounds_what_is_made_of_it_while_the_recipe_is_read() -> None:
+    text = """
+data: {demos: {path: demos.jsonl}}
+stages:
+  base: {stage: pretrain, model: {architecture: llama, max_position_embeddings: 64}, data: $demos, max_length: 64}
+  sft: {stage: sft, policy: $base, data: $demos, max_length: 64}
+  dpo: {stage: dpo, policy: $sft, data: $demos}
+"""
+    assert refused(text) == [
+        "r.yaml:6: stages.dpo.max_length: 1024 is more than the model's 64 positions; set it to that"
+    ]
+    assert refused(
+        text.replace("data: $demos}", "data: $demos, max_length: 64}").replace("64}, data", "32}, data")
+    ) == [
+        f"r.yaml:{line}: stages.{stage}.max_length: 64 is more than the model's 32 positions; set it to that"
+        for line, stage in ((4, "base"), (5, "sft"), (6, "dpo"))
+    ]
+
+
 def test_in_a_loop_a_reward_is_known_by_what_it_is_bound_to() -> None:
     loop = """
 models: {base: {path: model}}

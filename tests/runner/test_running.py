@@ -70,6 +70,41 @@ def test_a_stage_of_one_s_own_is_told_what_its_run_forgot(toy: Toy, result: str,
     assert toy.run().errors["a"].startswith(error)
 
 
+READS = """
+from align.data.fields import DataField
+from align.stage import RecordsRef, Stage
+
+
+class Reads(Stage):
+    name = "reads"
+    makes = "report"
+    data: DataField
+    after: RecordsRef | None = None
+
+    def run(self, ctx):
+        return {}
+
+
+class Waits(Reads):
+    name = "waits"
+
+    def check(self, ctx):
+        return {"after": ctx[self.after]}
+"""
+
+
+def test_a_bad_row_is_told_before_anything_is_computed_whatever_the_stage_waits_for(toy: Toy) -> None:
+    (toy.folder / "reads.py").write_text(READS)
+    (toy.folder / "bad.jsonl").write_text('{"prompt": "a"}\n{"prompt"\n')
+    (toy.folder / "recipe.yaml").write_text(
+        "plugins: [kernel_stages.py, reads.py]\ndata: {bad: {path: bad.jsonl}}\nstages:\n  a: {stage: count}\n"
+        "  b: {stage: reads, data: $bad}\n  c: {stage: waits, after: $a, data: $bad}\n"
+    )
+    outcome = toy.run()
+    assert outcome.states == {"a": "skipped", "b": "failed", "c": "failed"} and toy.trace == []
+    assert all(f"{toy.folder}/bad.jsonl:2: not JSON" in error for error in outcome.errors.values())
+
+
 def test_an_error_is_told_with_the_plugin_s_own_line(toy: Toy) -> None:
     (toy.folder / "own.py").write_text(
         "import json\nfrom align.stage import Stage\n\n\nclass Own(Stage):\n    name = 'own'\n    makes = 'report'\n\n"

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.functional import logsigmoid
 
-from align.config import Lora
+from align.config import Data, Lora
 from align.data.chat import Chat
 from align.data.tree import Reply, Tree
 from align.errors import CheckError, DataError, Interrupted, TrainingError
@@ -343,3 +343,10 @@ def test_a_model_from_scratch_takes_a_template_from_beside_the_recipe(context, r
     )
     policy, _ = made(stage, context, {"text": rows("text", *[{"text": text} for text in GOOD])})
     assert load_policy(policy).contract.template.startswith("{% for m in messages %}[")
+
+
+def test_rows_of_the_wrong_kind_are_refused_before_the_policy_is_there(context, tmp_path):
+    (tmp_path / "asked.jsonl").write_text('{"prompt": "a"}\n')
+    stage = DPO.model_validate({"policy": "$unmade", "data": "$asked"})
+    with pytest.raises(DataError, match="needs Preference records, found a Prompt"):
+        stage.check(context({"asked": Data(path="asked.jsonl")}))
