@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, PretrainedConfig
 
 from align.config import Lora, Model
 from align.data.tree import Reply, Tree, collate
-from align.errors import ContractError
+from align.errors import CheckError, ContractError
 from align.models.contract import Contract
 from align.models.loaded import Handover, Loaded, check_handover
 from align.models.logprobs import RewardModel
@@ -80,6 +81,16 @@ class Reward(Loaded):
         if headers(place).get(name, {}).get("shape") != shape:
             raise ContractError(f"{place}: the score head was not saved: no tensor {name} of shape {shape}")
         return contract
+
+
+def check_scorable(config: PretrainedConfig) -> None:
+    """Raises CheckError where transformers has no sequence classifier for models of this kind."""
+    kinds = {type(config), type(config.get_text_config())}
+    if not any(kind in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING for kind in kinds):
+        raise CheckError(
+            f"transformers has no sequence classifier for {config.model_type}, so a reward model, or a critic of its "
+            "own, can't be made of it: start from another model, or set value.start: shared"
+        )
 
 
 def saved_head(folder: Path) -> dict[str, Tensor]:

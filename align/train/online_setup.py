@@ -15,6 +15,7 @@ from align.evals.fitting import fitting, readers
 from align.generate.load import generator_of
 from align.models.adapters import Adapters
 from align.models.attention import layout_for
+from align.models.heads import check_scorable
 from align.models.loaded import check_handover
 from align.models.logprobs import RewardModel
 from align.models.preview import preview
@@ -23,7 +24,7 @@ from align.records import Demonstration, Prompt
 from align.rewards.base import RewardSpec, names
 from align.stage import Context, Reference, RewardRef
 from align.store import Artifact
-from align.train.actors import actor_critic, weighed
+from align.train.actors import actor_critic, starts, weighed
 from align.train.batching import token_budget
 from align.train.learner import Learner, accelerator
 from align.train.memory import memory_of
@@ -36,10 +37,13 @@ def preflight(ctx: Context, stage: Online, critic: Value | None) -> dict[str, An
     """Figures for people. Raises AlignError for whatever would make the result untrustworthy: a useless reward model,
     one that calls no score better, prompts without room for a reply, fewer prompts than a step answers."""
     if stage.policy.name in ctx.inputs:
-        check_handover(ctx.checkpoint(stage.policy), stage.lora, stage.adapter)
+        check_handover(ctx.checkpoint(stage.policy), stage.lora, stage.adapter, ctx.base)
     seen = preview(ctx.forerunner(stage.policy), ctx.base, ctx.store)
     if seen.contract.dtype == "float16":
         raise CheckError("policy: float16 is too narrow to compare the log-probs of two policies; load it in bfloat16")
+    whole = critic if critic and critic.start != "shared" and not (stage.lora or stage.adapter == "continue") else None
+    if whole and not starts(ctx, stage, seen.contract, whole):
+        check_scorable(seen.model.config)
     check_rewards(ctx, stage)
     for part in parts(stage.reward, stage.watch):
         if not isinstance(part.source, Reference) and part.source.model is None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from align.data.tree import Tree
 from align.errors import CheckError
+from align.models.heads import check_scorable
 from align.models.loaded import check_handover
 from align.models.preview import Preview
 from align.stage import Context, PolicyRef
@@ -34,6 +35,8 @@ def figures_of(
     limit = getattr(seen.model.config.get_text_config(), "max_position_embeddings", None)
     if limit and stage.max_length > limit:
         raise CheckError(f"max_length: {stage.max_length} is more than the model's {limit} positions; set it to that")
+    if stage.makes == "reward":
+        check_scorable(seen.model.config)
     if seen.contract.dtype == "float16":
         raise CheckError("float16 cannot hold the gradients of a summed loss; load the model in bfloat16 or float32")
     records, held_out = records_for(ctx, stage)

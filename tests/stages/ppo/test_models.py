@@ -139,7 +139,9 @@ def test_a_policy_that_arrives_as_somebodys_adapter_can_be_its_own_critic(inputs
     loaded = policies.load_policy(inputs["base"], train=True, lora=Lora(r=2))
     loaded.adapters.save(loaded.own, tmp_path / "theirs", base=str(inputs["base"].path / "model"))
     stage = PPO(**STAGE | {"policy": "$theirs", "steps": 1}, adapter="merge-first", value={"start": "policy"})
-    stage.run(context(inputs | {"theirs": Model(path="theirs", template="plain")}))
+    given = inputs | {"theirs": Model(path="theirs", template="plain")}  # its folder is relative to the recipe's
+    stage.check(context(given))
+    stage.run(context(given))
     (step,) = steps_of(context)
     assert step["kl"] == pytest.approx(0, abs=1e-5)
 

@@ -7,12 +7,14 @@ import pytest
 from align.errors import CheckError, TrainingError
 from align.models import policy as policies
 from align.models.heads import load_reward
+from align.models.policy import from_scratch
 from align.records import Message
 from align.stages.ppo import PPO
+from align.stages.reward_model import RewardModel
 from align.store import Artifact
 from align.train import rollout
 from tests.stages.conftest import SIZES, WORDS, tokenizer
-from tests.stages.ppo.conftest import STAGE, notes_of
+from tests.stages.ppo.conftest import LORA, SAMPLING, STAGE, notes_of
 
 GRPO = {"advantage": "grpo", "sampling": {"n": 2}}
 
@@ -141,3 +143,29 @@ def test_fields_that_would_mislead_or_have_no_effect_are_refused(fields, message
     """Traps 9 and 11."""
     with pytest.raises(ValueError, match=message):
         PPO(**{"policy": "$base", "prompts": "$prompts", "reward": "happy"} | fields)
+
+
+@pytest.mark.parametrize(
+    ("stage", "refused"),
+    [
+        (None, True),
+        ({}, True),
+        ({"value": {"start": "shared"}}, False),
+        ({"lora": LORA}, False),
+        ({"sampling": SAMPLING | {"n": 2}, "advantage": "rloo"}, False),
+    ],
+    ids=["reward", "ppo", "shared", "lora", "rloo"],
+)
+def test_a_model_that_cannot_be_made_to_score_is_found_before_anything_computes(
+    stage, refused, inputs, context, rows, tmp_path
+):
+    """As of Granite, of which transformers has no sequence classifier."""
+    made = RewardModel(policy="$base", data="$pairs", max_length=64) if stage is None else PPO(**STAGE | stage)
+    from_scratch(SIZES | {"architecture": "granite"}, tokenizer(), template="plain").save(tmp_path / "granite", "it")
+    pairs = rows("pairs", *[{"prompt": "the cat", "chosen": "sat", "rejected": "bad log"}] * 16)
+    ctx = context(inputs | {"base": Artifact("policy", "granite", tmp_path / "granite"), "pairs": pairs})
+    if refused:
+        with pytest.raises(CheckError, match="transformers has no sequence classifier for granite"):
+            made.check(ctx)
+    else:
+        made.check(ctx)
