@@ -36,6 +36,12 @@ def write_rows(rows: Iterable[dict[str, Any]], path: Path) -> int:
     return count
 
 
+def read_rows(path: Path) -> list[Any]:
+    """The rows of a JSON lines file. `splitlines` would part them at marks that a text may hold, such as U+2028."""
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
 def read_file(path: Path) -> Iterator[Record]:
     """The records of a JSON lines file that `write` wrote, one at a time."""
     try:

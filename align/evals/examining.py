@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from align.config import Endpoint
+from align.data.files import read_rows
 from align.disk import sha256_of
 from align.errors import CheckError, DependencyError
 from align.evals.benchmarks import Benchmark
@@ -130,7 +131,7 @@ def _known(subject: Subject, exam: Exam) -> list[Row]:
         return sit(subject, exam)
     key = sha256_of([VERSION, ctx.keys[subject.name], exam.content, ctx.seed])[:24]
     folder = ctx.store.cached("benchmarks", key, lambda part: keep(sit(subject, exam), part / "rows.jsonl"))
-    return [json.loads(line) for line in (folder / "rows.jsonl").read_text("utf-8").splitlines()]
+    return read_rows(folder / "rows.jsonl")
 
 
 def keep(rows: Iterable[Row], file: Path) -> None:

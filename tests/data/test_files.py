@@ -2,7 +2,7 @@ import datetime
 
 import pytest
 
-from align.data.files import read_file, write
+from align.data.files import read_file, read_rows, write, write_rows
 from align.errors import DataError
 from align.records import Demonstration, Message, Preference, Prompt, Rated, Sample, Text
 
@@ -17,6 +17,13 @@ RECORDS = [
 def test_every_kind_of_record_comes_back_as_it_was(tmp_path):
     assert write(RECORDS, tmp_path / "deep" / "records.jsonl") == 6
     assert list(read_file(tmp_path / "deep" / "records.jsonl")) == RECORDS
+
+
+def test_rows_with_any_mark_in_them_come_back_as_they_were(tmp_path):
+    """Some marks part lines for Python, and not for JSON: NEL, and the separators of lines and paragraphs."""
+    rows = [{"text": "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\r\nh\ri"}, {"text": "\u2028"}]
+    write_rows(rows, tmp_path / "rows.jsonl")
+    assert read_rows(tmp_path / "rows.jsonl") == rows
 
 
 def test_what_json_does_not_know_travels_as_text(tmp_path):

@@ -61,3 +61,15 @@ def test_a_lock_waits_for_its_holder_and_falls_free_when_it_is_killed(store: Sto
         pass
     os.waitpid(child, 0)
     assert owners[:2] == [str(child)] * 2
+
+
+def test_what_somebody_else_keeps_is_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a folder that belongs to another user nobody can say that it was used."""
+    kept = store.cached("tokens", "k", lambda folder: None)
+
+    def refused(path: Path) -> None:
+        raise PermissionError(path)
+
+    monkeypatch.setattr(os, "utime", refused)
+    assert store.holds("tokens", "k") and not store.holds("tokens", "other")
+    assert store.cached("tokens", "k", lambda folder: pytest.fail("made again")) == kept

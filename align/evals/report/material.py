@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from align.data import read_file
+from align.data.files import read_rows
 from align.disk import sha256_of_file
 from align.errors import RecipeError
 from align.evals.report import COMPARISON
@@ -41,7 +42,7 @@ class Made:
     def events(self) -> list[dict[str, Any]]:
         """Everything that the stage told while it ran."""
         file = self.artifact.path / "events.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+        return read_rows(file) if file.is_file() else []
 
     @cached_property
     def curves(self) -> dict[str, Curve]:
@@ -123,10 +124,7 @@ def of_folder(folder: Path, title: str, lineage: Ancestor | None = None) -> Mate
         for name, path in files.items() if path.is_file()
     }  # fmt: skip
     said = {name: folder / "judgements" / f"{name}.jsonl" for name in found.get("judges", {})}
-    judgements = {
-        name: [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-        for name, path in said.items() if path.is_file()
-    }  # fmt: skip
+    judgements = {name: read_rows(path) for name, path in said.items() if path.is_file()}
     return Material(title, found, replies, judgements, lineage, sha256_of_file(file))
 
 

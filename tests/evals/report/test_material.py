@@ -8,6 +8,7 @@ from html import unescape
 
 import pytest
 
+from align.data.files import write_rows
 from align.errors import RecipeError
 from align.evals.report import comparisons, refresh
 from align.evals.report.charts import charts
@@ -123,3 +124,13 @@ def test_other_artifacts_and_folders_are_no_comparisons(store, tmp_path):
     assert comparisons(store.artifacts()) == [store.get("result")]
     with pytest.raises(RecipeError, match=r"no comparison\.json in it"):
         of_folder(tmp_path, "x")
+
+
+def test_what_a_judge_thought_is_read_whatever_marks_are_in_it(tmp_path):
+    """A separator of lines, U+2028, ends no row: texts from the web hold it."""
+    compared(tmp_path, {"base": samples("base", 0.1), "tuned": samples("tuned", 0.5)})
+    file = tmp_path / "comparison.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"judges": {"wise": {}}}))
+    rows = [{"prompt": "1", "index": 0, "both": [0.2, 0.3], "thoughts": ["one\u2028two\x85three"]}]
+    write_rows(rows, tmp_path / "judgements" / "wise.jsonl")
+    assert of_folder(tmp_path, "it").judgements == {"wise": rows}
