@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ SIZES: dict[str, Any] = {
 }
 
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads on two cores that others use take ten times as long
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"].partition(",")[0]))
 gc.disable()  # while modules are imported: to look for garbage among them takes two of ten seconds
 
 

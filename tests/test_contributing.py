@@ -11,9 +11,10 @@ import pytest
 from align import registry
 from align.config import Data
 from align.data import formats, load, read_file
+from align.evals.registry import METRICS
 from align.machine import Machine
 from align.plugins import forget_plugins, load_plugin
-from align.records import Demonstration, Message, Prompt
+from align.records import Demonstration, Message, Prompt, Sample
 from align.rewards.base import REWARDS
 from align.stage import Context
 from align.store import Store
@@ -38,8 +39,8 @@ def plugins(tmp_path, monkeypatch):
     forget_plugins()
 
 
-def test_the_guide_shows_a_stage_a_reward_and_a_format():
-    assert list(SHOWN) == ["shorten.py", "shouting.py", "dialogsum.py"]
+def test_the_guide_shows_a_stage_a_reward_a_metric_and_a_format():
+    assert list(SHOWN) == ["shorten.py", "shouting.py", "asks_back.py", "dialogsum.py"]
 
 
 def test_the_format_reads_its_rows(plugins, tmp_path):
@@ -52,6 +53,12 @@ def test_the_format_reads_its_rows(plugins, tmp_path):
 def test_the_reward_scores(plugins):
     prompt = Prompt("id", (Message("user", "Well?"),))
     assert REWARDS["shouting"]([prompt, prompt], ["Yes! No!", "Perhaps so"]) == [1.0, 0.0]
+
+
+def test_the_metric_measures_prompt_by_prompt(plugins):
+    asked = (Message("user", "Well?"),)
+    samples = [Sample(id, asked, reply, "p") for id, reply in (("1", "And you?"), ("1", "Fine."), ("2", "Why?"))]
+    assert METRICS["asks_back"](samples).by_prompt.tolist() == [0.5, 1.0]
 
 
 def test_the_stage_runs(plugins, tmp_path):
