@@ -56,8 +56,8 @@ def test_the_reward_scores(plugins):
 
 
 def test_the_metric_measures_prompt_by_prompt(plugins):
-    asked = (Message("user", "Well?"),)
-    samples = [Sample(id, asked, reply, "p") for id, reply in (("1", "And you?"), ("1", "Fine."), ("2", "Why?"))]
+    replies = [("Well?", "And you?"), ("Well?", "Fine."), ("So?", "Why?")]
+    samples = [Sample("id", (Message("user", asked),), reply, "me") for asked, reply in replies]
     assert METRICS["asks_back"](samples).by_prompt.tolist() == [0.5, 1.0]
 
 
