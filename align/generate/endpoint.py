@@ -94,6 +94,7 @@ def _completion(prompt: int, index: int, answer: Answer) -> Completion:
     if isinstance(answer, Refused) or declined(answer):
         return Completion(prompt, index, "", (), (), "refused", 0)
     text, finish = answer["message"].get("content") or "", answer["finish_reason"]
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # half a character is no text
     return Completion(prompt, index, text, (), (), finish, answer["usage"].get("completion_tokens"))
 
 

@@ -14,12 +14,13 @@ import pytest
 import torch
 
 from align.config import Endpoint, Model, Sampling
+from align.data import write
 from align.errors import CheckError, EndpointError, Interrupted
 from align.generate import server as server_module
 from align.generate.endpoint import EndpointGenerator, chosen
 from align.generate.hf import HFGenerator
 from align.models.policy import load_policy
-from align.records import Message
+from align.records import Message, Sample
 from align.store import Store
 from tests.generate.servers import echo, saying, serving, tiny_model
 
@@ -56,6 +57,16 @@ def test_a_served_model_replies_as_it_does_in_this_process(policy, store):
         remote = EndpointGenerator(served.endpoint(), store, "judge")
         assert replies(remote, temperature=0.0) == replies(local, temperature=0.0)
         assert {c.tokens for c in remote.generate(PROMPTS, SAMPLING, 0)} == {10}, "what the server counted"
+
+
+def test_half_a_character_is_no_text(store, tmp_path):
+    """As JSON holds it where a server cut a reply in the middle of one. No file can, and the reply would be kept."""
+    said = ["a \ud83d", "\ude00 b", "\ud83d\ude00"]
+    with serving(lambda body: saying(said[int(body["messages"][-1]["content"])], "length")) as served:
+        remote = EndpointGenerator(served.endpoint(), store, "judge")
+        made = remote.generate([(Message("user", str(i)),) for i in range(3)], SAMPLING, 0)
+    assert [c.text for c in made] == ["a \ufffd", "\ufffd b", "\U0001f600"]
+    write([Sample(str(c.prompt), (), c.text, "judge") for c in made], tmp_path / "records.jsonl")
 
 
 def test_options_have_the_served_models_log_probs(policy, store):
