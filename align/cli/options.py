@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 from rich.console import Console
@@ -38,10 +38,18 @@ StoreFolder = Annotated[
 ]
 
 
+OF_TRAINING = ("processes", "attention", "checkpointing", "compile", "track")
+"""Settings of the machine that only stages which train heed."""
+
+
 def with_machine(verb: Callable[..., Any]) -> Callable[..., Any]:
-    """Gives a verb one option for each field of `Machine`, and the settings themselves as its argument `settings`."""
+    """Gives a verb one option for each field of `Machine`, and the settings themselves as its argument `settings`.
+
+    Those of training are shown by the verbs that train, and taken by the others, too.
+    """
     signature = inspect.signature(verb, eval_str=True)
-    options = [_option(name) for name in Machine.model_fields]
+    trains = verb.__name__ in ("run", "plan", "bench")
+    options = [_option(name, hidden=not trains and name in OF_TRAINING) for name in Machine.model_fields]
     own = [p for p in signature.parameters.values() if p.name != "settings"]
 
     @functools.wraps(verb)
@@ -54,14 +62,17 @@ def with_machine(verb: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def _option(name: str) -> inspect.Parameter:
+def _option(name: str, hidden: bool) -> inspect.Parameter:
     field = Machine.model_fields[name]
+    choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
     many = name == "track"
     kind = list[str] if many else bool if field.annotation is bool else int if int in _kinds(field.annotation) else str
     first = documentation(Machine)[name].split(". ")[0].split("; ")[0].replace("\n", " ").rstrip(".") + "."
     option = typer.Option(
         f"--{name.replace('_', '-')}",
         help=escape(first),
+        metavar="|".join(choices) or None,
+        hidden=hidden,
         show_default=False,
         rich_help_panel="Machine (or ALIGN_* variables)",
     )

@@ -71,6 +71,8 @@ def files(entry: Model | Data, base: Path) -> list[Path] | None:
             return toy.files(str(entry.options.get("kind")))
         return None if sources.is_hub_name(entry.path, base) else sources.files(entry, base)
     path = under(base, entry.path)
+    if (path / "contract.json").is_file() and (path / "manifest.json").is_file():
+        raise DataError(f"{path}: an artifact, not a checkpoint. Make one of it: align export {path} DIR")
     if path.exists():
         return [path, *_beneath(path)]
     if re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", entry.path):

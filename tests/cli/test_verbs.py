@@ -50,6 +50,14 @@ def test_help_keeps_brackets():
     assert "align[vllm]" in shown.stdout
 
 
+def test_verbs_that_train_nothing_do_not_speak_of_training(align):
+    trains, asks = align("run", "--help").out, align("sample", "--help").out
+    assert all(f"--{name}" in trains for name in ("processes", "checkpointing", "compile", "track", "threads"))
+    assert not any(f"--{name}" in asks for name in ("processes", "checkpointing", "compile", "track"))
+    assert "--threads" in asks and "auto|cpu|cuda" in asks
+    assert "--prompt is missing" in align("sample", "toy/a", "--processes", "1").err  # it is taken all the same
+
+
 def test_what_the_machine_refuses_is_said_without_a_traceback(align, recipe):
     (recipe.parent / "file").touch()
     wrong = align("run", "toy", "--store", "file")

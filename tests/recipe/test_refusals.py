@@ -8,7 +8,7 @@ import pytest
 
 from align.errors import RecipeError
 from align.recipe import load
-from tests.recipe.conftest import changed, recipe, refused
+from tests.recipe.conftest import GOOD, changed, recipe, refused
 
 
 def test_all_that_is_wrong_is_said_at_once_in_the_order_of_the_file() -> None:
@@ -107,6 +107,14 @@ def test_of_a_union_s_branches_the_one_that_fits_best_speaks() -> None:
     assert told == ["r.yaml:11: stages.reward.depth.siez: unknown key 'siez'. Did you mean 'size'?"]
     (told_twice,) = refused(changed("words: words.txt", "depth: deep"))
     assert "should be a valid integer" in told_twice and " or should be a block of keys" in told_twice
+
+
+def test_an_artifact_in_place_of_a_model_is_told_what_to_do_with_it(folder: Path) -> None:
+    for name in ("contract.json", "manifest.json"):
+        (folder / "model" / name).write_text("{}")
+    (told,) = refused(GOOD)
+    assert told.startswith("r.yaml:4: models.base.path: ") and "model: an artifact, not a checkpoint." in told
+    assert told.endswith(" DIR") and "align export" in told
 
 
 def test_of_a_plugin_that_is_lost_nobody_says_that_its_stages_are_unknown() -> None:
