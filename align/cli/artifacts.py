@@ -38,7 +38,7 @@ def history(
         if decided := where.last(recipe).get(stage, {}).get("decided"):
             console.print(Text(decided, style="dim"), soft_wrap=True)
     else:
-        console.print(_list(where))
+        console.print(_list(where, console.width))
 
 
 def export(
@@ -77,13 +77,15 @@ def gc(
     print(f"{total} {'freed' if delete else 'can be freed: align gc --delete'}" if waste else "nothing to delete")
 
 
-def _list(store: Store) -> Table:
-    table = Table(box=None, pad_edge=False)
-    rows = [_cells(made) for made in store.artifacts()]
-    for i, column in enumerate(("artifact", "kind", "key", "made", "took")):
-        width = max(len(column), *(len(row[i]) for row in rows)) if rows else len(column)
-        table.add_column(column, no_wrap=True, min_width=width)  # or long metrics would leave nothing of a name
-    table.add_column("metrics", ratio=1, no_wrap=True, overflow="ellipsis")
+def _list(store: Store, width: int) -> Table:
+    """Names and keys whole, and as much of the metrics as the width leaves room for."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    head, rows = ("artifact", "kind", "key", "made", "took"), [_cells(made) for made in store.artifacts()]
+    widths = [max(map(len, column)) for column in zip(head, *(row[: len(head)] for row in rows), strict=True)]
+    for name, wide in zip(head, widths, strict=True):
+        table.add_column(name, no_wrap=True, width=wide)
+    room = max(width - sum(widths) - 2 * len(widths), len("metrics"))
+    table.add_column("metrics", no_wrap=True, overflow="ellipsis", max_width=room)
     for row in rows:
         table.add_row(*row)
     return table

@@ -17,11 +17,12 @@ def test_history_lists_what_was_made(ran):
     assert "steps 4" in out
 
 
-def test_history_keeps_names_whole_and_cuts_metrics(ran, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "70")
+def test_history_keeps_names_and_keys_whole_where_room_is_scarce(ran, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "67")
     head, first, *_ = ran("history").out.splitlines()
-    name, kind, key, *_ = first.split()
-    assert (name, kind, len(key)) == ("toy/a", "records", 12) and "took" in head
+    name, kind, key, day, hour, took, *metrics = first.split()
+    assert (name, kind, len(key), len(day), len(hour), took) == ("toy/a", "records", 12, 10, 5, "0s")
+    assert "took" in head and metrics == ["steps", "3"]
 
 
 def test_history_of_an_artifact_is_its_lineage(ran):
