@@ -137,7 +137,7 @@ class Together(Stage):
     """Adds up rank + 1 over the ranks, as accelerate tells them, and has each write a file."""
 
     name = "together"
-    makes: ClassVar[Kind] = "records"
+    makes: ClassVar[Kind] = "report"
     distributed = True
 
     failing_rank: int = -1

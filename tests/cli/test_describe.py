@@ -99,3 +99,8 @@ def test_a_long_name_of_a_field_is_shown_whole(align):
     lines = align("stages", "critique_revise").out.splitlines()
     name = next(n for n, line in enumerate(lines) if line.startswith("   .critique_request "))
     assert lines[name - 1].startswith("  constitution.transcripts  text")
+
+
+def test_a_summary_does_not_end_at_an_equation(align):
+    said = " ".join(align("stages").out.split())
+    assert "arXiv:2203.02155, eq. 1)." in said and "eq. 1).." not in said
