@@ -138,13 +138,10 @@ class Bench:
         self.clock = Clock(self.device)
         self.losses: list[float] = []
         self.phases: dict[str, tuple[float, int]] = {}
-        self.made = from_scratch(
-            self.sizes, workload.tokenizer(self.sizes["vocab_size"]), template="plain", seed=order.seed
-        )
-        self.shape = Shape.of(self.made.model)
-        self.parameters = self.made.model.num_parameters()
-        self.made.save(folder / "policy", "bench")
-        del self.made.model
+        made = from_scratch(self.sizes, workload.tokenizer(self.sizes["vocab_size"]), template="plain", seed=order.seed)
+        self.shape = Shape.of(made.model)
+        self.parameters = made.model.num_parameters()
+        made.save(folder / "policy", "bench")
 
     @property
     def source(self) -> Model:

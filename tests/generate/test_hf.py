@@ -118,10 +118,13 @@ def test_a_reply_ends_where_the_context_does():
 
 
 def watched(model):
-    """The shapes of what is embedded and of what is projected in every forward pass."""
+    """The shapes of what is embedded and of what is projected in every forward pass; the latter must lie together, or
+    torch copies the weight for each row."""
     read, projected = [], []
     model.get_input_embeddings().register_forward_hook(lambda _, given, made: read.append(tuple(made.shape[:2])))
-    model.get_output_embeddings().register_forward_hook(lambda _, given, made: projected.append(made.shape[1]))
+    model.get_output_embeddings().register_forward_hook(
+        lambda _, given, made: projected.append(made.shape[1] if given[0].is_contiguous() else "apart")
+    )
     return read, projected
 
 
