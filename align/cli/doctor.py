@@ -33,6 +33,8 @@ OPTIONAL = {
     "trackio": "--track trackio",
 }
 """Packages that one feature needs."""
+EXTRAS = {"vllm": "'align[vllm]'", "lm_eval": "'align[eval]'"}
+"""Those whose versions align knows."""
 MARKS = {"fine": ("✓", "green"), "absent": ("-", "dim"), "wrong": ("✗", "red")}
 
 
@@ -88,7 +90,7 @@ def _optional() -> Iterator[Finding]:
         try:
             yield Finding(name, f"{version(name)}  for {feature}")
         except PackageNotFoundError:
-            yield Finding(name, f"not there; needed for {feature}: pip install {name}", "absent")
+            yield Finding(name, f"not there; needed for {feature}: pip install {EXTRAS.get(name, name)}", "absent")
 
 
 def _devices() -> Iterator[Finding]:

@@ -178,7 +178,7 @@ def _nothing(event: str, **values: Any) -> None:
 
 
 def _numbers(stage: Stage, metrics: Any) -> dict[str, float]:
-    """What `run` returned, if that is metrics. Raises TypeError for what a stage of one's own may return instead."""
+    """What `run` returned, if that is metrics. Raises StoreError for what a stage of one's own may return instead."""
     try:
         return {str(name): float(value) for name, value in metrics.items()}
     except (AttributeError, TypeError, ValueError):

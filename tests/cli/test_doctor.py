@@ -35,6 +35,7 @@ def test_what_an_optional_package_is_for_is_told_with_how_to_get_it(monkeypatch)
     assert found["bitsandbytes"].state == "absent"
     assert "4bit" in found["bitsandbytes"].value
     assert "pip install bitsandbytes" in found["bitsandbytes"].value
+    assert "pip install 'align[vllm]'" in found["vllm"].value
 
 
 def test_a_full_disk_is_wrong(align, monkeypatch):
