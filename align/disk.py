@@ -9,6 +9,7 @@ import os
 import shutil
 import sqlite3
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,18 @@ def delete(path: Path) -> None:
 def files_below(folder: Path) -> list[Path]:
     """All files below a folder, through links as well, in one order everywhere."""
     return sorted(Path(at, name) for at, _, names in os.walk(folder, followlinks=True) for name in names)
+
+
+def lost(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Those of a folder's files that are missing, or of another size than their `bytes`; none is read."""
+
+    def changed(name: str) -> bool:
+        try:
+            return (folder / name).stat().st_size != files[name]["bytes"]
+        except OSError:
+            return True
+
+    return [name for name in files if changed(name)]
 
 
 def size_of(path: Path) -> int:

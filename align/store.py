@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
-from align.disk import delete, files_below, hash_of, sha256_of_file, size_of, sync, sync_folders, write_json
+from align.disk import delete, files_below, hash_of, lost, sha256_of_file, size_of, sync, sync_folders, write_json
 from align.errors import StoreError, suggestion
 from align.stage import Kind
 
@@ -59,7 +59,7 @@ class Artifact:
         try:
             manifest = json.loads((folder / MANIFEST).read_text())
             made = cls(cast(Kind, manifest["kind"]), manifest["key"], folder, manifest["metrics"])
-            return None if _lost(folder, manifest) else made
+            return None if lost(folder, manifest.get("files", {})) else made
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -119,7 +119,7 @@ class Store:
         """The files that the artifact of a key had and that are missing by now, or of another size."""
         folder = self.inside / "artifacts" / key
         try:
-            return _lost(folder, json.loads((folder / MANIFEST).read_text()))
+            return lost(folder, json.loads((folder / MANIFEST).read_text()).get("files", {}))
         except (OSError, ValueError):
             return []
 
@@ -380,20 +380,6 @@ def _acquire(file: IO[str]) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _lost(folder: Path, manifest: dict[str, Any]) -> list[str]:
-    """The files that are missing or of another size than a manifest says; none is read."""
-    files = manifest.get("files", {})
-    return [name for name, known in files.items() if _size(folder / name) != known["bytes"]]
-
-
-def _size(path: Path) -> int | None:
-    """Bytes of a file, or None where there is none."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return None
 
 
 def _children(folder: Path) -> list[Path]:
