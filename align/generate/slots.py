@@ -24,7 +24,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from align.generate.prefix import Prefixes
 from align.generate.state import Reader, Row, State, joined
 from align.generate.tokens import DRIFT
-from align.models.attention import TOLERANCE
+from align.models.attention import TOLERANCE, computed_in
 from align.models.blocks import SDPA
 
 ROOM = 128
@@ -60,8 +60,7 @@ class Slots:
     @property
     def dtype(self) -> torch.dtype:
         """What attention is computed in."""
-        kind = self.reader.device.type
-        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.reader.model.dtype
+        return computed_in(self.reader.model)
 
     @property
     def logits(self) -> Tensor:

@@ -67,11 +67,12 @@ def _mask(backbone: Any, until: Tensor) -> Any:
         return block_mask(until)
     if name == SDPA and until.device.type == "cpu" and backbone._supports_attention_backend:
         return until[:, None, None]  # `align.models.blocks` makes of it what it takes
-    return dense_mask(until, _dtype(backbone))
+    return dense_mask(until, computed_in(backbone))
 
 
-def _dtype(backbone: Any) -> torch.dtype:
-    weight = backbone.get_input_embeddings().weight
+def computed_in(model: Any) -> torch.dtype:
+    """The type that a model attends in: what autocast chooses, or that of its weights."""
+    weight = model.get_input_embeddings().weight
     device = weight.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
 
